@@ -1,0 +1,69 @@
+"""`POST /answer` and `GET /answers/{id}`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Path, Request, Response
+
+from app.api.documents import AnswerDocument, AnswerRequest, answer_document
+from app.api.problems import responses
+from app.api.services import Live
+
+router = APIRouter(tags=["answers"])
+
+T = TypeVar("T")
+
+CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is there to read it
+
+
+@router.post("/answer", responses=responses(413, 422, 502, 503, 504))
+async def answer(body: AnswerRequest, request: Request, live: Live) -> AnswerDocument:
+    """Put one prompt to the board and return the best original reply with its evidence."""
+    settings, ensemble = live.settings, live.ensemble
+    prompt = body.to_prompt(settings.max_tokens)
+    plan = body.to_plan(ensemble.members, settings.deadline_s)
+    run = ensemble.answer(prompt, plan, tags=body.tags)
+    return answer_document(await while_connected(request, run))
+
+
+@router.get("/answers/{id}", responses=responses(404, 503))
+async def get_answer(
+    answer_id: Annotated[str, Path(alias="id", max_length=40)], live: Live
+) -> AnswerDocument:
+    """An answer as it was returned."""
+    return answer_document(await live.store.get(answer_id))
+
+
+class ClientGoneError(Exception):
+    """The client left; the work it waited for has been cancelled."""
+
+
+async def on_client_gone(_: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled as soon as the client leaves.
+
+    Raises `ClientGoneError` if it did. The body has been read, so the next ASGI message can only be
+    the disconnect.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientGoneError
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,66 @@
+"""The application: routes, problem documents, limits, and what is open while it runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
+
+from app.api import answers, health, problems
+from app.api.limits import BodyLimit
+from app.api.services import State
+from app.errors import ConfigurationError
+from app.settings import Settings
+from app.wiring import Services, open_services
+
+log = logging.getLogger("starboard")
+
+DESCRIPTION = """\
+One prompt to a board of models; a reward model scores every reply; the best original reply comes
+back with its scores and the evidence for the choice.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service for these settings. It opens what it needs at start-up and closes it at the
+    end; Swagger UI at `/docs` loads nothing from elsewhere."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[State]:
+        try:
+            async with open_services(settings) as services:
+                _say_who_sits(services)
+                yield State(services=services, pings=health.pings_of(services))
+        except ConfigurationError as error:
+            log.critical("cannot start: %s", error)
+            raise
+
+    app = FastAPIOffline(
+        title="Starboard",
+        version=version("starboard"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        swagger_ui_parameters={"tryItOutEnabled": True},
+    )
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    problems.install(app)
+    app.add_exception_handler(answers.ClientGoneError, answers.on_client_gone)
+    app.include_router(answers.router)
+    app.include_router(health.router)
+    app.add_api_route("/", _to_docs, include_in_schema=False)
+    return app
+
+
+async def _to_docs() -> RedirectResponse:
+    return RedirectResponse("docs")
+
+
+def _say_who_sits(services: Services) -> None:
+    info = services.ensemble.scorer.info
+    members = ", ".join(services.ensemble.members) or "nobody (see `starboard models`)"
+    log.info("board: %s; scorer: %s (%s)", members, info.name, info.note or info.model)

@@ -1,0 +1,372 @@
+"""The JSON of our own routes: requests in, documents out. Names are a contract: add, never rename.
+
+Times are seconds, money is USD, scores are on the HelpSteer scale (0-4, may leave it slightly),
+timestamps are RFC 3339 in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+from app.domain import (
+    Answer,
+    Attributes,
+    Candidate,
+    Completion,
+    Failure,
+    FailureKind,
+    FinishReason,
+    Message,
+    Plan,
+    Prompt,
+    Quality,
+    Role,
+    Scale,
+    Score,
+    ScoredCandidate,
+    Usage,
+    Weights,
+)
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain NUL characters")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Filled = Annotated[str, StringConstraints(min_length=1, pattern=r"\S"), AfterValidator(_storable)]
+Tag = Annotated[str, StringConstraints(max_length=256), AfterValidator(_storable)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TextPart(_Request):
+    type: Literal["text"]
+    text: Text
+
+
+class Turn(_Request):
+    """One OpenAI-shaped turn; content is text, or a list of text parts."""
+
+    role: Role
+    content: Filled | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+PUBLISHED = Weights()
+
+
+class WeightsRequest(_Request):
+    """Linear map from attributes to the reward; what is left out keeps its published value."""
+
+    helpfulness: FiniteFloat = PUBLISHED.helpfulness
+    correctness: FiniteFloat = PUBLISHED.correctness
+    coherence: FiniteFloat = PUBLISHED.coherence
+    complexity: FiniteFloat = PUBLISHED.complexity
+    verbosity: FiniteFloat = PUBLISHED.verbosity
+
+
+class PlanRequest(_Request):
+    strategy: str = "best_of_n"
+    samples: int = Field(default=1, ge=1)
+
+    @field_validator("strategy")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value != "best_of_n":
+            raise ValueError("only best_of_n is available in this version")
+        return value
+
+    @field_validator("samples")
+    @classmethod
+    def _one(cls, value: int) -> int:
+        if value != 1:
+            raise ValueError("only one sample a member is available in this version")
+        return value
+
+
+class AnswerRequest(_Request):
+    """One prompt for the board. Give exactly one of `prompt` and `messages`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"prompt": "Why is the sky blue?", "max_tokens": 64},
+                {
+                    "messages": [
+                        {"role": "user", "content": "Name a prime number."},
+                        {"role": "assistant", "content": "7"},
+                        {"role": "user", "content": "And a larger one?"},
+                    ],
+                    "system": "Answer in one sentence.",
+                    "max_tokens": 64,
+                },
+            ]
+        }
+    )
+
+    prompt: Filled | None = None
+    messages: Annotated[list[Turn], Field(min_length=1)] | None = None
+    system: Text | None = None
+    members: Annotated[list[str], Field(min_length=1)] | None = Field(
+        default=None, description="Names of seated members; all of them by default."
+    )
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    temperature: FiniteFloat | None = Field(default=None, ge=0, le=2)
+    deadline_s: FiniteFloat | None = Field(default=None, gt=0, le=600)
+    weights: WeightsRequest = WeightsRequest()
+    plan: PlanRequest = PlanRequest()
+    stream: bool = False
+    tags: dict[Tag, Tag] = Field(default={}, max_length=16)
+
+    @field_validator("stream")
+    @classmethod
+    def _not_yet(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("streaming is not available in this version")
+        return value
+
+    @field_validator("members")
+    @classmethod
+    def _each_once(cls, names: list[str] | None) -> list[str] | None:
+        if names and len(set(names)) < len(names):
+            raise ValueError("each member may be named once")
+        return names
+
+    @field_validator("messages")
+    @classmethod
+    def _ends_with_the_user(cls, turns: list[Turn] | None) -> list[Turn] | None:
+        roles = [turn.role for turn in turns or () if turn.role != "system"]
+        if turns and (not roles or roles[0] != "user" or roles[-1] != "user"):
+            raise ValueError("must begin and end with a user turn (system text aside)")
+        if any(not turn.text.strip() for turn in turns or ()):
+            raise ValueError("a turn has no text")
+        return turns
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of prompt and messages")
+        return self
+
+    def to_prompt(self, max_tokens: int) -> Prompt:
+        """The prompt; `max_tokens` is the default where the request has none."""
+        system = [Message("system", self.system)] if self.system else []
+        turns = [Message(turn.role, turn.text) for turn in self.messages or ()]
+        asked = [Message("user", self.prompt)] if self.prompt else []
+        return Prompt((*system, *turns, *asked), self.max_tokens or max_tokens, self.temperature)
+
+    def to_plan(self, board: Iterable[str], deadline_s: float) -> Plan:
+        """The plan; members are put in board order, and names that do not sit come last."""
+        order = list(board)
+        asked = order if self.members is None else self.members
+        unknown = [name for name in asked if name not in order]
+        return Plan(
+            members=(*(name for name in order if name in asked), *unknown),
+            strategy=self.plan.strategy,
+            samples=self.plan.samples,
+            weights=Weights(**self.weights.model_dump()),
+            deadline_s=self.deadline_s or deadline_s,
+        )
+
+
+class AttributesDocument(BaseModel):
+    helpfulness: float
+    correctness: float
+    coherence: float
+    complexity: float
+    verbosity: float
+
+
+class UsageDocument(BaseModel):
+    input_tokens: int
+    output_tokens: int
+
+
+class FailureDocument(BaseModel):
+    kind: FailureKind
+    message: str
+    retryable: bool
+
+
+class ScorerDocument(BaseModel):
+    name: str
+    model: str
+    scale: Scale
+    resolution: float
+    note: str | None
+
+
+class DecisionDocument(BaseModel):
+    strategy: str
+    weights: AttributesDocument
+    margin: float | None
+    tie_break: str | None
+    reason: str
+
+
+class TimingsDocument(BaseModel):
+    total_s: float
+    slowest_member_s: float
+    scoring_s: float
+    overhead_s: float
+
+
+class CandidateDocument(BaseModel):
+    id: str
+    member: str
+    model: str
+    rank: int | None
+    text: str | None
+    finish_reason: FinishReason | None
+    scores: AttributesDocument | None
+    reward: float | None
+    usage: UsageDocument | None
+    cost_usd: float | None
+    latency_s: float
+    dropped_parameters: list[str]
+    failure: FailureDocument | None
+    score_failure: FailureDocument | None
+    score_note: str | None
+
+
+class AnswerDocument(BaseModel):
+    """The best original reply, with its scores and the evidence for the choice.
+
+    `answer` and what goes with it are null only for a stored run in which every member failed.
+    """
+
+    id: str
+    created: datetime
+    answer: str | None
+    member: str | None
+    model: str | None
+    scores: AttributesDocument | None
+    reward: float | None
+    scorer: ScorerDocument
+    decision: DecisionDocument
+    quality: Quality
+    missing: list[str]
+    candidates: list[CandidateDocument]
+    usage: UsageDocument | None
+    cost_usd: float | None
+    timings: TimingsDocument
+    tags: dict[str, str]
+
+
+class SeatDocument(BaseModel):
+    name: str
+    provider: str
+    model: str
+    seated: bool
+    why_not: str | None
+    healthy: bool | None
+    terms: str | None
+
+
+class ModelsDocument(BaseModel):
+    members: list[SeatDocument]
+    scorer: ScorerDocument
+
+
+def answer_document(answer: Answer) -> AnswerDocument:
+    """The document of an answer; the same whether it has just been made or was stored."""
+    ranks = {id_: rank for rank, id_ in enumerate(answer.selection.ranking, start=1)}
+    winner = answer.winner
+    outcome = winner.candidate.outcome if winner else None
+    return AnswerDocument(
+        id=answer.id,
+        created=answer.created,
+        answer=outcome.text if isinstance(outcome, Completion) else None,
+        member=winner.candidate.member if winner else None,
+        model=winner.candidate.model if winner else None,
+        scores=_scores(winner.score) if winner else None,
+        reward=winner.reward if winner else None,
+        scorer=ScorerDocument(**asdict(answer.scorer)),
+        decision=DecisionDocument(
+            strategy=answer.selection.strategy,
+            weights=AttributesDocument(**asdict(answer.plan.weights)),
+            margin=answer.selection.margin,
+            tie_break=answer.selection.tie_break,
+            reason=answer.selection.reason,
+        ),
+        quality=answer.quality,
+        missing=list(answer.missing),
+        candidates=[_candidate(c, ranks.get(c.candidate.id)) for c in answer.candidates],
+        usage=_total_usage(c.candidate for c in answer.candidates),
+        cost_usd=None,
+        timings=TimingsDocument(**asdict(answer.timings)),
+        tags=dict(answer.tags),
+    )
+
+
+def failure_document(outcome: object) -> FailureDocument | None:
+    return FailureDocument(**asdict(outcome)) if isinstance(outcome, Failure) else None
+
+
+def _candidate(scored: ScoredCandidate, rank: int | None) -> CandidateDocument:
+    candidate, score = scored.candidate, scored.score
+    done = candidate.outcome if isinstance(candidate.outcome, Completion) else None
+    return CandidateDocument(
+        id=candidate.id,
+        member=candidate.member,
+        model=candidate.model,
+        rank=rank,
+        text=done.text if done else None,
+        finish_reason=done.finish_reason if done else None,
+        scores=_scores(score),
+        reward=scored.reward,
+        usage=_usage(done.usage) if done and done.usage else None,
+        cost_usd=None,
+        latency_s=candidate.latency_s,
+        dropped_parameters=list(done.dropped_parameters) if done else [],
+        failure=failure_document(candidate.outcome),
+        score_failure=failure_document(score.outcome) if score else None,
+        score_note=score.note if score else None,
+    )
+
+
+def _scores(score: Score | None) -> AttributesDocument | None:
+    if score is None or not isinstance(score.outcome, Attributes):
+        return None
+    return AttributesDocument(**asdict(score.outcome))
+
+
+def _usage(usage: Usage) -> UsageDocument:
+    return UsageDocument(**asdict(usage))
+
+
+def _total_usage(candidates: Iterable[Candidate]) -> UsageDocument | None:
+    """Tokens of all candidates together, as far as their providers say."""
+    known = [
+        c.outcome.usage for c in candidates if isinstance(c.outcome, Completion) and c.outcome.usage
+    ]
+    if not known:
+        return None
+    return UsageDocument(
+        input_tokens=sum(usage.input_tokens for usage in known),
+        output_tokens=sum(usage.output_tokens for usage in known),
+    )

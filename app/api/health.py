@@ -1,0 +1,108 @@
+"""`GET /healthz`, `/readyz` and `/models`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from app.api.documents import ModelsDocument, ScorerDocument, SeatDocument
+from app.api.pings import Pings
+from app.api.services import Health, Live
+from app.settings import EmbeddedSpec, Seat
+from app.wiring import Services
+
+router = APIRouter(tags=["health"])
+
+STORE, SCORER = "store", "scorer"
+
+
+class Alive(BaseModel):
+    status: Literal["ok"] = "ok"
+
+
+class Check(BaseModel):
+    name: str
+    healthy: bool
+    message: str | None
+
+
+class Readiness(BaseModel):
+    """`ready`: everything works. `degraded`: answers are given, some part is missing.
+    `unready` (503): no answer can be given."""
+
+    status: Literal["ready", "degraded", "unready"]
+    checks: list[Check]
+
+
+def pings_of(services: Services) -> Pings:
+    """The pings of the store, the scorer and every seated member."""
+    members = {_member(name): member.ping for name, member in services.ensemble.members.items()}
+    return Pings({STORE: services.store.ping, SCORER: services.ensemble.scorer.ping, **members})
+
+
+@router.get("/healthz")
+async def healthz() -> Alive:
+    """The process is up. Says nothing of what it depends on."""
+    return Alive()
+
+
+@router.get("/readyz", responses={503: {"model": Readiness}})
+async def readyz(live: Live, health: Health, response: Response) -> Readiness:
+    """Whether answers can be given: pings the store, the scorer and the members."""
+    faults = await health.faults()
+    status = _status(faults)
+    if status == "unready":
+        response.status_code = 503
+    return Readiness(
+        status=status,
+        checks=[
+            Check(name=name, healthy=fault is None, message=fault) for name, fault in faults.items()
+        ],
+    )
+
+
+@router.get("/models")
+async def models(live: Live, health: Health) -> ModelsDocument:
+    """Every configured seat in board order: who sits, who does not and why."""
+    faults = await health.faults()
+    return ModelsDocument(
+        members=[seat_document(seat, faults) for seat in live.seats],
+        scorer=ScorerDocument(**asdict(live.ensemble.scorer.info)),
+    )
+
+
+def seat_document(seat: Seat, faults: Mapping[str, str | None] | None = None) -> SeatDocument:
+    """A seat as shown; `healthy` is null where nobody asked."""
+    asked = faults is not None and _member(seat.name) in faults
+    return SeatDocument(
+        name=seat.name,
+        provider=seat.spec.provider,
+        model=seat.model,
+        seated=seat.why_not is None,
+        why_not=seat.why_not,
+        healthy=faults[_member(seat.name)] is None if faults is not None and asked else None,
+        terms=_terms(seat),
+    )
+
+
+def _terms(seat: Seat) -> str | None:
+    if not isinstance(seat.spec, EmbeddedSpec):
+        return None
+    from app.providers.embedded import MODEL_FILES
+
+    return MODEL_FILES[seat.spec.model].terms
+
+
+def _status(faults: Mapping[str, str | None]) -> Literal["ready", "degraded", "unready"]:
+    members = [fault for name, fault in faults.items() if name not in (STORE, SCORER)]
+    if faults[STORE] is not None or all(fault is not None for fault in members):
+        return "unready"
+    return "ready" if all(fault is None for fault in faults.values()) else "degraded"
+
+
+def _member(name: str) -> str:
+    return f"member {name}"

@@ -1,0 +1,48 @@
+"""Whether what the service depends on can be used now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from app.errors import RequestError, UpstreamError, boundary
+
+LIMIT_S = 3.0
+# Probes come from several places every few seconds; the vendors are asked less often.
+KEEP_S = 15.0
+
+Ping = Callable[[], Awaitable[None]]
+
+
+@dataclass
+class Pings:
+    """Pings by name of dependency, asked together and remembered for `KEEP_S` seconds."""
+
+    pings: Mapping[str, Ping]
+    _faults: Mapping[str, str | None] = field(default_factory=dict)
+    _asked: float | None = None
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def faults(self) -> Mapping[str, str | None]:
+        """By dependency: None if it can be used, else what is wrong with it."""
+        async with self._asking:
+            now = asyncio.get_running_loop().time()
+            if self._asked is None or now - self._asked > KEEP_S:
+                found = await asyncio.gather(*(_fault(n, p) for n, p in self.pings.items()))
+                self._faults, self._asked = dict(zip(self.pings, found, strict=True)), now
+            return self._faults
+
+
+async def _fault(name: str, ping: Ping) -> str | None:
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            with boundary(name):
+                await ping()
+    except TimeoutError:
+        return f"{name}: no reply in {LIMIT_S:g} s"
+    except UpstreamError as error:
+        return error.message
+    except RequestError as error:
+        return error.detail
+    return None

@@ -1,0 +1,237 @@
+"""The command `starboard`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from app.api.documents import AnswerDocument, AnswerRequest, CandidateDocument, answer_document
+from app.api.health import seat_document
+from app.domain import Completed, Event, Failed, Failure, Scored, Started
+from app.errors import ConfigurationError, NoCandidateError, RequestError
+from app.settings import Settings, SettingsError
+from app.wiring import open_services
+
+app = typer.Typer(
+    help="One prompt, a board of models, the best original reply with its evidence.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON that the HTTP API returns.")]
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def main() -> None:
+    """Entry point: errors that the user can mend are said in a line, with exit code 2."""
+    with _said_plainly():
+        app()
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
+) -> None:
+    """Serve the HTTP API (Swagger UI at /docs)."""
+    import uvicorn
+
+    from app.api import create_app
+
+    settings = _settings(host=host, port=port)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    if settings.host not in LOOPBACK:
+        err.print(f"[yellow]{settings.host} is reachable by others, and no key is asked for.")
+    logging.getLogger("uvicorn.error").addFilter(_no_traceback_of_configuration)
+    config = uvicorn.Config(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        raise typer.Exit(2)
+
+
+@app.command()
+def ask(
+    prompt: Annotated[str, typer.Argument(help="The prompt; `-` reads it from standard input.")],
+    *,
+    system: Annotated[str | None, typer.Option(help="System text.")] = None,
+    member: Annotated[
+        list[str] | None, typer.Option(help="Ask only this member; may be repeated.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest reply, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature, 0-2.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put one prompt to the board and show the best reply with every score."""
+    request = AnswerRequest.model_validate(
+        {
+            "prompt": sys.stdin.read() if prompt == "-" else prompt,
+            "system": system,
+            "members": member or None,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "deadline_s": deadline,
+        }
+    )
+    document = asyncio.run(_ask(request, quiet=as_json))
+    if as_json:
+        typer.echo(document.model_dump_json(indent=2))
+    else:
+        _show(document)
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """Show who sits on the board, who does not, and why."""
+    settings = _settings()
+    seats = [seat_document(seat) for seat in settings.seats]
+    if as_json:
+        typer.echo("[" + ", ".join(seat.model_dump_json() for seat in seats) + "]")
+        return
+    table = Table("seat", "provider", "model", "sits", "why not", "terms", box=None)
+    for seat in seats:
+        sits = "[green]yes" if seat.seated else "[dim]no"
+        row = (seat.name, seat.provider, seat.model, sits, seat.why_not or "", seat.terms or "")
+        table.add_row(*row, style="" if seat.seated else "dim")
+    out.print(table)
+    scorer = settings.scorer_in_use
+    out.print(f"Ties go to the seat higher up. Scorer: {scorer.kind}.")
+
+
+async def _ask(request: AnswerRequest, *, quiet: bool) -> AnswerDocument:
+    settings = _settings()
+    async with open_services(settings) as services:
+        ensemble = services.ensemble
+        progress = Progress()
+        with Live(progress, console=err, transient=True, refresh_per_second=12) as live:
+            live.update(Text() if quiet else progress)
+            answer = await ensemble.answer(
+                request.to_prompt(settings.max_tokens),
+                request.to_plan(ensemble.members, settings.deadline_s),
+                progress.listen,
+            )
+        return answer_document(answer)
+
+
+class Progress:
+    """A line for each member, drawn while they work."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, Spinner | Text] = {}
+
+    def listen(self, event: Event) -> None:
+        match event:
+            case Started(member):
+                self._lines[member] = Spinner("dots", f"{member} is writing")
+            case Completed(candidate):
+                said = f"{candidate.member} replied in {candidate.latency_s:.1f} s; scoring"
+                self._lines[candidate.member] = Spinner("dots", said)
+            case Failed(candidate):
+                outcome = candidate.outcome
+                why = outcome.message if isinstance(outcome, Failure) else ""
+                self._lines[candidate.member] = Text(f"✗ {why}", "red")
+            case Scored(scored):
+                reward = "unscored" if scored.reward is None else f"reward {scored.reward:.2f}"
+                member = scored.candidate.member
+                self._lines[member] = Text(f"✓ {member}: {reward}", "green")
+
+    def __rich__(self) -> Group:
+        return Group(*self._lines.values())
+
+
+def _show(document: AnswerDocument) -> None:
+    # Model text is data: it goes in as Text, where markup has no meaning.
+    out.print(Panel(Text(document.answer or ""), title=escape(f"{document.member}")))
+    table = Table("rank", "member", "reward", "help", "corr", "coh", "cplx", "verb", "s", "said")
+    ranked = sorted(document.candidates, key=lambda c: (c.rank is None, c.rank))
+    for candidate in ranked:
+        table.add_row(*_cells(candidate))
+    out.print(table)
+    decision = document.decision
+    margin = "" if decision.margin is None else f" (margin {decision.margin:.2f})"
+    out.print(Text(f"{decision.reason}{margin}. Scorer: {document.scorer.name}."))
+    if document.scorer.note:
+        out.print(Text(document.scorer.note, "dim"))
+    if document.quality == "degraded":
+        out.print(Text(f"Degraded: nothing from {', '.join(document.missing)}.", "yellow"))
+    out.print(Text(document.id, "dim"))
+
+
+def _cells(candidate: CandidateDocument) -> list[Text]:
+    scores = candidate.scores.model_dump().values() if candidate.scores else [None] * 5
+    if candidate.failure:
+        said = Text(candidate.failure.message, "red")
+    elif candidate.score_failure:
+        said = Text(candidate.score_failure.message, "yellow")
+    else:
+        said = Text(" ".join((candidate.text or "").split())[:60])
+    cells = [
+        "" if candidate.rank is None else str(candidate.rank),
+        candidate.member,
+        *("" if number is None else f"{number:.2f}" for number in (candidate.reward, *scores)),
+        f"{candidate.latency_s:.1f}",
+    ]
+    return [*map(Text, cells), said]
+
+
+def _settings(**given: str | int | None) -> Settings:
+    """The settings, with what the command line gives over them."""
+    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+@contextmanager
+def _said_plainly() -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        for e in error.errors():
+            where = ".".join(str(part) for part in e["loc"])
+            err.print(Text(f"{where + ': ' if where else ''}{e['msg']}", "red"))
+    except NoCandidateError as error:
+        err.print(Text(f"{error.title}.", "red"))
+        for failure in error.failures.values():
+            err.print(Text(f"  {failure.message}", "red"))
+    except RequestError as error:
+        err.print(Text(f"{error.title}: {error.detail}", "red"))
+    except (ConfigurationError, SettingsError) as error:
+        err.print(Text(str(error), "red"))
+    else:
+        return
+    raise SystemExit(2)
+
+
+def _no_traceback_of_configuration(record: logging.LogRecord) -> bool:
+    """The lifespan has said what to set; uvicorn would print the stack under it."""
+    return ConfigurationError.__name__ not in record.getMessage()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,330 @@
+"""The nouns of Starboard: frozen dataclasses, standard library only.
+
+A `Prompt` is fanned out to the members of the board. Each member's reply becomes a `Candidate`
+whose outcome is a `Completion` or a `Failure`; a scorer gives a candidate a `Score`, which may
+itself be a failure; a strategy turns scored candidates into a `Selection`; all of it together
+is the `Answer`, which is what gets stored and served.
+
+Times are in seconds. Attribute scores are on the HelpSteer scale, 0-4, and may leave it slightly
+(HelpSteer2, arXiv 2406.08673).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "refusal", "content_filter", "other"]
+FailureKind = Literal[
+    "timeout",
+    "rate_limited",
+    "overloaded",
+    "auth",
+    "refused_request",
+    "content_filter",
+    "bad_reply",
+    "unavailable",
+    "cancelled",
+    "internal",
+]
+Scale = Literal["helpsteer", "scalar"]
+Quality = Literal["full", "degraded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Messages and sampling parameters of one request.
+
+    `temperature` None leaves the choice to each member. Raises `ValueError` unless the turns
+    (everything but system messages) begin and end with the user.
+    """
+
+    messages: tuple[Message, ...]
+    max_tokens: int = 512
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        turns = self.turns
+        if not turns or turns[0].role != "user" or turns[-1].role != "user":
+            raise ValueError("messages must begin and end with a user turn (system text aside)")
+
+    @property
+    def system(self) -> str | None:
+        """All system text, in order, or None."""
+        return "\n\n".join(m.content for m in self.messages if m.role == "system") or None
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """User and assistant turns, strictly alternating.
+
+        Neighbours of one role are joined by a blank line: several APIs (Gemini, Mistral, NIM)
+        refuse two turns of one role in a row.
+        """
+        turns: list[Message] = []
+        for message in self.messages:
+            if message.role == "system":
+                continue
+            if turns and turns[-1].role == message.role:
+                joined = f"{turns.pop().content}\n\n{message.content}"
+                turns.append(Message(message.role, joined))
+            else:
+                turns.append(message)
+        return tuple(turns)
+
+    @property
+    def turns_with_system_folded(self) -> tuple[Message, ...]:
+        """`turns` with the system text put before the first user turn.
+
+        For models without a system role: Gemma 3 and the NIM reward models.
+        """
+        if self.system is None:
+            return self.turns
+        first, *rest = self.turns
+        return (Message("user", f"{self.system}\n\n{first.content}"), *rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens a provider billed, or would have billed."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What one provider returned.
+
+    `text` is empty only when `finish_reason` is "refusal" or "content_filter".
+    `dropped_parameters` names request parameters the model does not take.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    model: str
+    usage: Usage | None = None
+    dropped_parameters: tuple[str, ...] = ()
+
+    @property
+    def withheld(self) -> bool:
+        """True if the vendor refused or filtered: never the winner over an honest reply."""
+        return self.finish_reason in ("refusal", "content_filter")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A recorded error. `message` is our own wording, never the upstream's text."""
+
+    kind: FailureKind
+    message: str
+    retryable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One member's entry in one run."""
+
+    id: str
+    member: str
+    model: str
+    outcome: Completion | Failure
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """The five HelpSteer attributes, 0-4 each (a model may leave the range slightly)."""
+
+    helpfulness: float
+    correctness: float
+    coherence: float
+    complexity: float
+    verbosity: float
+
+
+ATTRIBUTES = tuple(field.name for field in fields(Attributes))
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Linear map from attributes to one reward.
+
+    The defaults are those NVIDIA published for Nemotron-4-340B-Reward (its model card).
+    """
+
+    helpfulness: float = 0.3
+    correctness: float = 0.74
+    coherence: float = 0.46
+    complexity: float = 0.47
+    verbosity: float = -0.33
+
+    def reward(self, attributes: Attributes) -> float:
+        """The dot product of weights and attributes."""
+        return sum(
+            float(getattr(self, name)) * float(getattr(attributes, name)) for name in ATTRIBUTES
+        )
+
+    @property
+    def magnitude(self) -> float:
+        """Sum of the absolute weights: by this a resolution scales from one map to another."""
+        return sum(abs(float(getattr(self, name))) for name in ATTRIBUTES)
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarReward:
+    """An unbounded reward from a model that reports no attributes.
+
+    Comparable only among replies to one prompt, scored by one model.
+    """
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One scorer's result for one candidate. `note` says what the scorer had to leave out."""
+
+    outcome: Attributes | ScalarReward | Failure
+    note: str | None = None
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredCandidate:
+    """A candidate with its score, and the score's reward under the plan's weights.
+
+    `score` is None if there was nothing to score (the candidate failed). `reward` is None
+    whenever there is no usable score: absent is never 0.
+    """
+
+    candidate: Candidate
+    score: Score | None = None
+    reward: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerInfo:
+    """Who scored, and how far its rewards can be trusted.
+
+    `resolution` is the margin, in reward under the default weights, below which this scorer
+    cannot tell two replies apart.
+    """
+
+    name: str
+    model: str
+    scale: Scale
+    resolution: float
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one run is to be done.
+
+    `members` are the seats asked, in board order; ties go to the earlier one. `deadline_s` is
+    the whole run's limit. `resolution` is the tie margin under `weights`.
+    """
+
+    members: tuple[str, ...]
+    strategy: str = "best_of_n"
+    samples: int = 1
+    weights: Weights = field(default_factory=Weights)
+    deadline_s: float = 60.0
+    resolution: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a strategy chose and why.
+
+    `winner` and `ranking` hold candidate ids; only candidates that were compared are ranked.
+    `margin` is the highest reward minus the next, None with fewer than two rewards.
+    """
+
+    winner: str | None
+    ranking: tuple[str, ...]
+    strategy: str
+    reason: str
+    margin: float | None = None
+    tie_break: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of a run went; `overhead_s` is what neither members nor scorer took."""
+
+    total_s: float
+    slowest_member_s: float
+    scoring_s: float
+    overhead_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The stored result of a run."""
+
+    id: str
+    created: datetime
+    prompt: Prompt
+    plan: Plan
+    candidates: tuple[ScoredCandidate, ...]
+    selection: Selection
+    scorer: ScorerInfo
+    timings: Timings
+    quality: Quality
+    missing: tuple[str, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def winner(self) -> ScoredCandidate | None:
+        return next((c for c in self.candidates if c.candidate.id == self.selection.winner), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Event: a member has been asked."""
+
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """Event: a member replied."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Event: a member did not reply."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Event: a candidate has its score, or the score's failure."""
+
+    candidate: ScoredCandidate
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """Event: the run is over and stored."""
+
+    answer: Answer
+
+
+Event = Started | Completed | Failed | Scored | Selected
+Listener = Callable[[Event], None]

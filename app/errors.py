@@ -1,0 +1,130 @@
+"""Exceptions, and how they become data.
+
+    StarboardError
+    ├── ConfigurationError      start-up cannot go on; the message says what to set
+    ├── UpstreamError           a member or scorer failed; recorded as a Failure
+    └── RequestError            the run cannot give what was asked; carries its HTTP status
+        ├── InvalidRequestError     422  names the field
+        ├── AnswerNotFoundError     404
+        ├── NoBoardError            503  no member is seated
+        ├── StoreError              503  the database does not answer
+        ├── NoCandidateError        502  every member failed
+        └── DeadlineError           504  the deadline passed with nothing to show
+
+Adapters raise `UpstreamError`; whatever else escapes a vendor's package is attributed by
+`boundary()`. The ensemble turns both into `Failure` records with `as_failure()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import ClassVar
+
+from app.domain import Failure, FailureKind
+
+RETRYABLE: frozenset[FailureKind] = frozenset(
+    {"timeout", "rate_limited", "overloaded", "unavailable"}
+)
+
+
+class StarboardError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class ConfigurationError(StarboardError):
+    """The settings cannot be served; the message says what to change."""
+
+
+class UpstreamError(StarboardError):
+    """A call to a member or scorer failed.
+
+    `message` is shown to clients, so it holds our own words and plain facts such as a status
+    code, never the upstream's text. `retry_after_s` is what the upstream asked for, in seconds.
+    """
+
+    def __init__(
+        self, kind: FailureKind, message: str, *, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    @property
+    def retryable(self) -> bool:
+        return self.kind in RETRYABLE
+
+
+class RequestError(StarboardError):
+    """A request that cannot be answered, with the HTTP status that says so."""
+
+    status: ClassVar[int]
+    title: ClassVar[str]
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class InvalidRequestError(RequestError):
+    """A field holds something that cannot be served."""
+
+    status = 422
+    title = "The request is not valid"
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(detail)
+        self.field = field
+
+
+class AnswerNotFoundError(RequestError):
+    status = 404
+    title = "No such answer"
+
+
+class NoBoardError(RequestError):
+    status = 503
+    title = "No member is seated on the board"
+
+
+class StoreError(RequestError):
+    status = 503
+    title = "The store does not answer"
+
+
+class NoCandidateError(RequestError):
+    """Every member failed. `failures` says how, by member; the run is stored as `answer_id`."""
+
+    status = 502
+    title = "Every member failed"
+
+    def __init__(self, detail: str, failures: Mapping[str, Failure], answer_id: str) -> None:
+        super().__init__(detail)
+        self.failures = failures
+        self.answer_id = answer_id
+
+
+class DeadlineError(NoCandidateError):
+    status = 504
+    title = "The deadline passed before any member replied"
+
+
+def as_failure(error: UpstreamError) -> Failure:
+    """The record of an error."""
+    return Failure(error.kind, error.message, error.retryable)
+
+
+@contextmanager
+def boundary(name: str) -> Iterator[None]:
+    """Attribute whatever foreign code raises inside to `name`, as a typed `UpstreamError`.
+
+    An error that is already typed passes through, as does cancellation. The foreign message is
+    dropped, for it may quote a key or a prompt; the class name stays.
+    """
+    try:
+        yield
+    except StarboardError:
+        raise
+    except Exception as error:
+        raise UpstreamError("internal", f"{name}: {type(error).__name__}") from error

@@ -1,0 +1,116 @@
+"""Claude through the `anthropic` package (Messages API, docs.anthropic.com/en/api/messages)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anthropic
+import httpx2
+from anthropic.types import Message, MessageParam, TextBlock
+
+from app import domain
+from app.domain import Completion, FinishReason, Prompt, Usage
+from app.errors import UpstreamError
+from app.providers.http import completion, response_error, upstream
+
+# Models that still take `temperature`; newer ones answer 400 to it. A model that is missing here
+# only loses its temperature, and the answer reports that.
+TAKES_TEMPERATURE = (
+    "claude-3",
+    "claude-haiku-4-5",
+    "claude-opus-4-1",
+    "claude-opus-4-5",
+    "claude-opus-4-6",
+    "claude-sonnet-4-5",
+    "claude-sonnet-4-6",
+)
+
+_FINISH_REASONS: dict[str | None, FinishReason] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "refusal",
+}
+
+
+@dataclass(frozen=True)
+class AnthropicProvider:
+    """A Claude model."""
+
+    name: str
+    model: str
+    client: anthropic.AsyncAnthropic
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        takes_temperature = self.model.startswith(TAKES_TEMPERATURE)
+        if prompt.temperature is None or not takes_temperature:
+            dropped = () if prompt.temperature is None else ("temperature",)
+            return self._completion(await self._send(prompt), dropped)
+        try:
+            return self._completion(await self._send(prompt, prompt.temperature))
+        except UpstreamError as error:
+            # The table above can be out of date, and a 400 bills nothing: ask once without.
+            if error.kind != "refused_request":
+                raise
+            return self._completion(await self._send(prompt), ("temperature",))
+
+    async def ping(self) -> None:
+        with upstream(self.name):
+            try:
+                await self.client.models.retrieve(self.model)
+            except anthropic.APIStatusError as error:
+                raise response_error(self.name, error.response) from error
+
+    async def _send(self, prompt: Prompt, temperature: float | None = None) -> Message:
+        turns: list[MessageParam] = [_wire_turn(turn) for turn in prompt.turns]
+        with upstream(self.name):
+            try:
+                message: object = await self.client.messages.create(
+                    model=self.model,
+                    max_tokens=prompt.max_tokens,
+                    messages=turns,
+                    system=prompt.system or anthropic.omit,
+                    extra_body={} if temperature is None else {"temperature": temperature},
+                )
+            except anthropic.APIStatusError as error:
+                raise response_error(self.name, error.response) from error
+        # The package hands back whatever came with a 200, checked or not.
+        if not isinstance(message, Message) or not isinstance(message.content, list):
+            raise UpstreamError("bad_reply", f"{self.name}: the reply is not a message")
+        return message
+
+    def _completion(self, message: Message, dropped: tuple[str, ...] = ()) -> Completion:
+        return completion(
+            self.name,
+            "".join(block.text for block in message.content if isinstance(block, TextBlock)),
+            _FINISH_REASONS.get(message.stop_reason, "other"),
+            model=message.model or self.model,
+            usage=_usage(message),
+            dropped_parameters=dropped,
+        )
+
+
+def open_anthropic(
+    name: str, model: str, *, api_key: str, base_url: str | None, http: httpx2.AsyncClient
+) -> AnthropicProvider:
+    """A provider on the shared client, with the package's own retries and timeout off."""
+    client = anthropic.AsyncAnthropic(
+        api_key=api_key, base_url=base_url, http_client=http, max_retries=0, timeout=None
+    )
+    return AnthropicProvider(name, model, client)
+
+
+def _wire_turn(turn: domain.Message) -> MessageParam:
+    if turn.role == "assistant":
+        return {"role": "assistant", "content": turn.content}
+    return {"role": "user", "content": turn.content}
+
+
+def _usage(message: Message) -> Usage | None:
+    """Billed tokens; what went to or came from the prompt cache counts as input."""
+    usage = message.usage
+    if usage is None:
+        return None
+    cached = (usage.cache_creation_input_tokens or 0) + (usage.cache_read_input_tokens or 0)
+    return Usage(usage.input_tokens + cached, usage.output_tokens)

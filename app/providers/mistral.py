@@ -1,0 +1,61 @@
+"""Mistral's own cloud, over HTTP (docs.mistral.ai/api, `POST /v1/chat/completions`).
+
+OpenAI's wire with differences: content may be a list of chunks and `finish_reason` may be
+"error" or "model_length" (`chat_completion` reads all of these), and error bodies come in
+several shapes, one of which says that the model, not the key, has run out.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import httpx2
+
+from app.domain import Completion, Prompt
+from app.errors import UpstreamError
+from app.providers.http import get_json, post_json, response_error, retry_after
+from app.providers.openai_compatible import bearer_headers, chat_body, chat_completion
+
+BASE_URL = "https://api.mistral.ai/v1"
+NO_CAPACITY = "3505"
+
+
+@dataclass(frozen=True)
+class MistralProvider:
+    """A Mistral model."""
+
+    name: str
+    model: str
+    base_url: str
+    api_key: str
+    http: httpx2.AsyncClient
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        reply = await post_json(
+            self.http,
+            self.name,
+            f"{self.base_url}/chat/completions",
+            chat_body(self.model, prompt),
+            headers=bearer_headers(self.api_key),
+            error_of=_error,
+        )
+        return chat_completion(self.name, self.model, reply)
+
+    async def ping(self) -> None:
+        headers = bearer_headers(self.api_key)
+        await get_json(self.http, self.name, f"{self.base_url}/models", headers=headers)
+
+
+def _error(name: str, response: httpx2.Response) -> UpstreamError:
+    """429 with code 3505 is an overloaded model; every other 429 is the key's own limit."""
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        body = None
+    match body:
+        case {"code": code} if str(code) == NO_CAPACITY:
+            wait = retry_after(response.headers)
+            message = f"{name}: {response.status_code}, the model has no capacity left"
+            return UpstreamError("overloaded", message, retry_after_s=wait)
+    return response_error(name, response)

@@ -1,0 +1,108 @@
+"""Any host with OpenAI's `/chat/completions` (vLLM, Ollama, llama.cpp, NIM), over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx2
+
+from app.domain import Completion, FinishReason, Prompt, Usage
+from app.errors import UpstreamError
+from app.providers.http import completion, get_json, post_json
+
+FINISH_REASONS: dict[object, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "model_length": "length",  # Mistral: the context window is full
+    "content_filter": "content_filter",
+}
+
+
+@dataclass(frozen=True)
+class OpenAICompatibleProvider:
+    """A model at `base_url`, which includes the version, as `http://host/v1`."""
+
+    name: str
+    model: str
+    base_url: str
+    api_key: str | None
+    http: httpx2.AsyncClient
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        reply = await post_json(
+            self.http,
+            self.name,
+            f"{self.base_url}/chat/completions",
+            chat_body(self.model, prompt),
+            headers=bearer_headers(self.api_key),
+        )
+        return chat_completion(self.name, self.model, reply)
+
+    async def ping(self) -> None:
+        headers = bearer_headers(self.api_key)
+        await get_json(self.http, self.name, f"{self.base_url}/models", headers=headers)
+
+
+def bearer_headers(api_key: str | None) -> Mapping[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def chat_body(model: str, prompt: Prompt) -> Mapping[str, object]:
+    """The request: the system text as first message, then alternating turns."""
+    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    turns = [{"role": turn.role, "content": turn.content} for turn in prompt.turns]
+    sampling = {} if prompt.temperature is None else {"temperature": prompt.temperature}
+    return {
+        "model": model,
+        "messages": system + turns,
+        "max_tokens": prompt.max_tokens,
+        **sampling,
+    }
+
+
+def chat_completion(name: str, model: str, reply: object) -> Completion:
+    """The first choice of an OpenAI-shaped reply.
+
+    Content may be a list of typed chunks, of which only text is kept: Mistral's reasoning
+    models put their thinking there.
+    """
+    match reply:
+        case {"choices": [{"message": {"content": str(text)}, "finish_reason": reason}, *_]}:
+            pass
+        case {"choices": [{"message": {"content": list(chunks)}, "finish_reason": reason}, *_]}:
+            text = "".join(_chunk_text(chunk) for chunk in chunks)
+        case {"choices": [{"message": {"refusal": str(text)}}, *_]} if text:
+            reason = "refusal"
+        case _:
+            raise UpstreamError("bad_reply", f"{name}: the reply has no message")
+    if reason == "error":
+        raise UpstreamError("unavailable", f"{name}: the model stopped with an error")
+    return completion(
+        name,
+        text,
+        "refusal" if reason == "refusal" else FINISH_REASONS.get(reason, "other"),
+        model=_model(reply) or model,
+        usage=_usage(reply),
+    )
+
+
+def _chunk_text(chunk: object) -> str:
+    match chunk:
+        case {"type": "text", "text": str(text)}:
+            return text
+    return ""
+
+
+def _model(reply: object) -> str | None:
+    match reply:
+        case {"model": str(model)}:
+            return model
+    return None
+
+
+def _usage(reply: object) -> Usage | None:
+    match reply:
+        case {"usage": {"prompt_tokens": int(prompt), "completion_tokens": int(output)}}:
+            return Usage(prompt, output)
+    return None

@@ -1,0 +1,385 @@
+"""Settings: the only reader of the environment and of `starboard.toml`.
+
+Precedence: environment, then the file, then the defaults below. Keys come from the environment
+alone. The names are in docs/configuration.md; an unknown name in the file is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AliasChoices,
+    AnyHttpUrl,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+DEFAULT_CONFIG = Path("starboard.toml")
+
+# Board order of the members that need no row in the file. Ties go by this order.
+DEFAULT_MEMBERS: Mapping[str, Mapping[str, object]] = {
+    "claude": {"provider": "anthropic"},
+    "mistral": {"provider": "mistral"},
+    "gemma": {"provider": "google"},
+    "smollm2": {"provider": "embedded", "temperature": 0.0},
+    "smollm2-warm": {"provider": "embedded", "temperature": 0.8, "seed": 7},
+}
+
+
+class SettingsError(ValueError):
+    """The settings cannot be read; the message says which file or name to mend."""
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class _MemberSpec(_Spec):
+    enabled: bool = True
+
+
+class _RemoteSpec(_MemberSpec):
+    base_url: AnyHttpUrl | None = None
+    api_key: SecretStr | None = Field(default=None, exclude=True)
+
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _keys_stay_out_of_files(cls, value: object) -> object:
+        if isinstance(value, str):
+            raise ValueError("keys are read from the environment, not from the file")
+        return value
+
+
+class AnthropicSpec(_RemoteSpec):
+    provider: Literal["anthropic"]
+    model: str = "claude-sonnet-5-5"
+
+
+class GoogleSpec(_RemoteSpec):
+    provider: Literal["google"]
+    model: str = "gemma-3-27b-it"
+
+
+class GoogleGenerativeAISpec(_RemoteSpec):
+    """The same API through the package google-generativeai, for sites that pin it."""
+
+    provider: Literal["google_generativeai"]
+    model: str = "gemma-3-27b-it"
+
+
+class MistralSpec(_RemoteSpec):
+    provider: Literal["mistral"]
+    model: str = "mistral-large-latest"
+
+
+class OpenAICompatibleSpec(_RemoteSpec):
+    """Any host with `/chat/completions`. `base_url` includes the version, as `http://host/v1`."""
+
+    provider: Literal["openai_compatible"]
+    model: str
+    base_url: AnyHttpUrl
+    api_key_env: str | None = None
+
+
+class EmbeddedSpec(_MemberSpec):
+    """A small model in this process. `temperature` and `seed` apply where the prompt has none."""
+
+    provider: Literal["embedded"]
+    model: Literal["smollm2-135m-instruct", "gemma-3-270m"] = "smollm2-135m-instruct"
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    seed: int = 7
+
+
+class ScriptedSpec(_MemberSpec):
+    """Canned replies, for documentation and tests."""
+
+    provider: Literal["scripted"]
+    model: str = "scripted"
+    reply: str
+    delay_s: float = Field(default=0, ge=0)
+
+
+ProviderSpec = Annotated[
+    AnthropicSpec
+    | GoogleSpec
+    | GoogleGenerativeAISpec
+    | MistralSpec
+    | OpenAICompatibleSpec
+    | EmbeddedSpec
+    | ScriptedSpec,
+    Field(discriminator="provider"),
+]
+
+
+class NvidiaScorerSpec(_Spec):
+    """A reward model behind NVIDIA's hosted API, or a NIM of your own at `base_url`."""
+
+    kind: Literal["nvidia"]
+    model: str = "nvidia/nemotron-4-340b-reward"
+    base_url: AnyHttpUrl | None = None
+    api_key: SecretStr | None = Field(default=None, exclude=True)
+    resolution: float = Field(default=0.1, ge=0)
+    requests_per_minute: int = Field(default=40, ge=1)
+
+
+class EmbeddedScorerSpec(_Spec):
+    kind: Literal["embedded"]
+    resolution: float | None = Field(default=None, ge=0)
+
+
+class ScriptedScorerSpec(_Spec):
+    """Rewards by reply text, for documentation and tests."""
+
+    kind: Literal["scripted"]
+    rewards: dict[str, float] = {}
+    resolution: float = Field(default=0.1, ge=0)
+
+
+ScorerSpec = Annotated[
+    NvidiaScorerSpec | EmbeddedScorerSpec | ScriptedScorerSpec, Field(discriminator="kind")
+]
+
+
+class EngineSettings(_Spec):
+    """The embedded engine. `threads` None: physical cores minus one, at least one."""
+
+    threads: int | None = Field(default=None, ge=1)
+    slots: int = Field(default=4, ge=1, le=64)
+    context_tokens: int = Field(default=2048, ge=256, le=8192)
+    cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "starboard")
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A member as configured. `why_not` is None if it sits, else the reason it does not."""
+
+    name: str
+    spec: ProviderSpec
+    why_not: str | None
+
+    @property
+    def model(self) -> str:
+        return self.spec.model
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STARBOARD_",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        populate_by_name=True,
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    database_url: str = "sqlite+aiosqlite:///starboard.db"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    board: tuple[str, ...] | None = None
+    members: dict[str, ProviderSpec] = Field(default_factory=dict)
+    scorer: Annotated[ScorerSpec | None, NoDecode] = None
+    engine: EngineSettings = EngineSettings()
+
+    timeout_s: float = Field(default=55, gt=0)
+    deadline_s: float = Field(default=60, gt=0, le=600)
+    max_tokens: int = Field(default=512, ge=1)
+    max_body_bytes: int = Field(default=1_048_576, ge=1024)
+
+    anthropic_api_key: SecretStr | None = Field(None, validation_alias="ANTHROPIC_API_KEY")
+    gemini_api_key: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("GEMINI_API_KEY", "GOOGLE_API_KEY")
+    )
+    mistral_api_key: SecretStr | None = Field(None, validation_alias="MISTRAL_API_KEY")
+    nvidia_api_key: SecretStr | None = Field(None, validation_alias="NVIDIA_API_KEY")
+    anthropic_base_url: AnyHttpUrl | None = Field(None, validation_alias="ANTHROPIC_BASE_URL")
+    google_base_url: AnyHttpUrl | None = Field(None, validation_alias="GOOGLE_GEMINI_BASE_URL")
+    mistral_base_url: AnyHttpUrl | None = Field(None, validation_alias="MISTRAL_BASE_URL")
+    nvidia_base_url: AnyHttpUrl | None = Field(None, validation_alias="NVIDIA_BASE_URL")
+    claude_model: str | None = Field(None, validation_alias="CLAUDE_MODEL")
+    gemma_model: str | None = Field(None, validation_alias="GEMMA_MODEL")
+    mistral_model: str | None = Field(None, validation_alias="MISTRAL_MODEL")
+    reward_model: str | None = Field(None, validation_alias="REWARD_MODEL")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = TomlConfigSettingsSource(settings_cls, toml_file=_config_path())
+        return init_settings, env_settings, file
+
+    @field_validator("members", mode="before")
+    @classmethod
+    def _rows_extend_the_default_board(cls, rows: object) -> object:
+        if not isinstance(rows, Mapping):
+            return rows
+        known = {name: _merged(row, rows.get(name)) for name, row in DEFAULT_MEMBERS.items()}
+        return known | {name: row for name, row in rows.items() if name not in known}
+
+    @field_validator("scorer", mode="before")
+    @classmethod
+    def _scorer_by_name(cls, value: object) -> object:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _members_have_defaults(cls, values: Any) -> Any:
+        return {"members": {}} | values if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _board_names_exist(self) -> Self:
+        unknown = [name for name in self.board or () if name not in self.members]
+        if unknown:
+            known = ", ".join(self.members)
+            raise ValueError(f"board: no member named {', '.join(unknown)}; there are {known}")
+        return self
+
+    @cached_property
+    def seats(self) -> tuple[Seat, ...]:
+        """Every configured member in board order, seated or not.
+
+        The embedded members sit when nobody else does, or when `board` names them.
+        """
+        specs = {name: self._with_environment(name, spec) for name, spec in self.members.items()}
+        order = [*(self.board or ()), *sorted(specs, key=lambda name: _rank(name, specs[name]))]
+        seats = [
+            Seat(name, specs[name], self._why_not(name, specs[name])) for name in unique(order)
+        ]
+        if self.board is None and any(
+            _rank(s.name, s.spec) < _LAST for s in seats if not s.why_not
+        ):
+            return tuple(_stand_down(seat) for seat in seats)
+        return tuple(seats)
+
+    @cached_property
+    def scorer_in_use(self) -> ScorerSpec:
+        """The scorer as configured, or NVIDIA's if there is a key or host for it, or embedded."""
+        chosen: ScorerSpec
+        if self.scorer is not None:
+            chosen = self.scorer
+        elif self.nvidia_api_key or self.nvidia_base_url:
+            chosen = NvidiaScorerSpec(kind="nvidia")
+        else:
+            chosen = EmbeddedScorerSpec(kind="embedded")
+        if isinstance(chosen, NvidiaScorerSpec):
+            return chosen.model_copy(
+                update={
+                    "api_key": self.nvidia_api_key,
+                    "base_url": chosen.base_url or self.nvidia_base_url,
+                    "model": self.reward_model or chosen.model,
+                }
+            )
+        return chosen
+
+    def _with_environment(self, name: str, spec: ProviderSpec) -> ProviderSpec:
+        """The spec with its key, and with base URL and model where the environment has them."""
+        match spec:
+            case AnthropicSpec():
+                key, base_url = self.anthropic_api_key, self.anthropic_base_url
+            case GoogleSpec() | GoogleGenerativeAISpec():
+                key, base_url = self.gemini_api_key, self.google_base_url
+            case MistralSpec():
+                key, base_url = self.mistral_api_key, self.mistral_base_url
+            case OpenAICompatibleSpec():
+                value = os.environ.get(spec.api_key_env, "") if spec.api_key_env else ""
+                key, base_url = (SecretStr(value) if value else None), None
+            case EmbeddedSpec() | ScriptedSpec():
+                return spec
+        models = {
+            "claude": self.claude_model,
+            "gemma": self.gemma_model,
+            "mistral": self.mistral_model,
+        }
+        return spec.model_copy(
+            update={
+                "api_key": key,
+                "base_url": spec.base_url or base_url,
+                "model": models.get(name) or spec.model,
+            }
+        )
+
+    def _why_not(self, name: str, spec: ProviderSpec) -> str | None:
+        if not spec.enabled:
+            return "enabled = false"
+        if self.board is not None and name not in self.board:
+            return "not named in board"
+        match spec:
+            case AnthropicSpec(api_key=None):
+                return "set ANTHROPIC_API_KEY"
+            case GoogleSpec(api_key=None) | GoogleGenerativeAISpec(api_key=None):
+                return "set GEMINI_API_KEY"
+            case MistralSpec(api_key=None):
+                return "set MISTRAL_API_KEY"
+            case OpenAICompatibleSpec(api_key=None, api_key_env=str(variable)):
+                return f"set {variable}"
+        return None
+
+
+_LAST = len(DEFAULT_MEMBERS) + 1
+
+
+def _rank(name: str, spec: ProviderSpec) -> int:
+    """Default board order: claude, mistral, gemma, then others, then embedded."""
+    if isinstance(spec, EmbeddedSpec):
+        return _LAST
+    return list(DEFAULT_MEMBERS).index(name) if name in DEFAULT_MEMBERS else _LAST - 1
+
+
+def _stand_down(seat: Seat) -> Seat:
+    """An embedded default member leaves its seat to members that were set up on purpose."""
+    if seat.why_not or seat.name not in DEFAULT_MEMBERS or not isinstance(seat.spec, EmbeddedSpec):
+        return seat
+    return Seat(seat.name, seat.spec, "another member sits; name it in board to seat it too")
+
+
+def _merged(default: Mapping[str, object], row: object) -> object:
+    """The default row with the operator's fields over it, unless theirs is another provider."""
+    if row is None:
+        return default
+    if isinstance(row, Mapping) and row.get("provider", default["provider"]) == default["provider"]:
+        return {**default, **row}
+    return row
+
+
+def unique(names: list[str]) -> list[str]:
+    """The names in order, each once."""
+    return list(dict.fromkeys(names))
+
+
+def _config_path() -> Path:
+    named = os.environ.get("STARBOARD_CONFIG")
+    path = Path(named) if named else DEFAULT_CONFIG
+    if named and not path.is_file():
+        raise SettingsError(f"STARBOARD_CONFIG names {path}, which is not a file")
+    if path.is_file():
+        try:
+            tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path}: {error}") from error
+    return path

@@ -1,0 +1,149 @@
+"""Between the nouns and the rows that keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC
+from typing import Any
+
+from app.domain import (
+    ATTRIBUTES,
+    Answer,
+    Attributes,
+    Candidate,
+    Completion,
+    Failure,
+    Message,
+    Plan,
+    Prompt,
+    ScalarReward,
+    Score,
+    ScoredCandidate,
+    ScorerInfo,
+    Selection,
+    Timings,
+    Usage,
+    Weights,
+)
+
+Row = Mapping[Any, Any]
+
+_FAILURE = ("kind", "message", "retryable")
+
+
+def answer_row(answer: Answer) -> Row:
+    return {
+        "id": answer.id,
+        "created": answer.created,
+        "messages": [asdict(message) for message in answer.prompt.messages],
+        "max_tokens": answer.prompt.max_tokens,
+        "temperature": answer.prompt.temperature,
+        "plan": asdict(answer.plan),
+        "scorer": asdict(answer.scorer),
+        "selection": asdict(answer.selection),
+        "timings": asdict(answer.timings),
+        "quality": answer.quality,
+        "missing": list(answer.missing),
+        "tags": dict(answer.tags),
+    }
+
+
+def candidate_rows(answer: Answer) -> list[Row]:
+    return [
+        {"answer_id": answer.id, "position": position, **_candidate_row(scored)}
+        for position, scored in enumerate(answer.candidates)
+    ]
+
+
+def answer_from(row: Row, candidate_rows: Sequence[Row]) -> Answer:
+    plan, selection = row["plan"], row["selection"]
+    return Answer(
+        id=row["id"],
+        created=row["created"].replace(tzinfo=row["created"].tzinfo or UTC),  # SQLite drops it
+        prompt=Prompt(
+            tuple(Message(**message) for message in row["messages"]),
+            row["max_tokens"],
+            row["temperature"],
+        ),
+        plan=Plan(
+            **plan | {"members": tuple(plan["members"]), "weights": Weights(**plan["weights"])}
+        ),
+        candidates=tuple(_candidate_from(candidate) for candidate in candidate_rows),
+        selection=Selection(**selection | {"ranking": tuple(selection["ranking"])}),
+        scorer=ScorerInfo(**row["scorer"]),
+        timings=Timings(**row["timings"]),
+        quality=row["quality"],
+        missing=tuple(row["missing"]),
+        tags=row["tags"],
+    )
+
+
+def _candidate_row(scored: ScoredCandidate) -> Row:
+    candidate = scored.candidate
+    return {
+        "id": candidate.id,
+        "member": candidate.member,
+        "model": candidate.model,
+        "latency_s": candidate.latency_s,
+        "reward": scored.reward,
+        **_outcome_columns(candidate.outcome),
+        **_score_columns(scored.score),
+    }
+
+
+def _outcome_columns(outcome: Completion | Failure) -> Row:
+    done = outcome if isinstance(outcome, Completion) else None
+    usage = done.usage if done else None
+    return {
+        "text": done.text if done else None,
+        "finish_reason": done.finish_reason if done else None,
+        "input_tokens": usage.input_tokens if usage else None,
+        "output_tokens": usage.output_tokens if usage else None,
+        "dropped_parameters": list(done.dropped_parameters) if done else [],
+        **_failure_columns("failure", outcome),
+    }
+
+
+def _score_columns(score: Score | None) -> Row:
+    outcome = score.outcome if score else None
+    attributes = asdict(outcome) if isinstance(outcome, Attributes) else {}
+    return {
+        "score_note": score.note if score else None,
+        "score_latency_s": score.latency_s if score else None,
+        **{name: attributes.get(name) for name in ATTRIBUTES},
+        **_failure_columns("score_failure", outcome),
+    }
+
+
+def _failure_columns(prefix: str, outcome: object) -> Row:
+    failed = outcome if isinstance(outcome, Failure) else None
+    return {f"{prefix}_{name}": getattr(failed, name, None) for name in _FAILURE}
+
+
+def _candidate_from(row: Row) -> ScoredCandidate:
+    outcome: Completion | Failure | None = _failure_from("failure", row)
+    if outcome is None:
+        counted = row["input_tokens"] is not None
+        usage = Usage(row["input_tokens"], row["output_tokens"]) if counted else None
+        dropped = tuple(row["dropped_parameters"])
+        outcome = Completion(row["text"], row["finish_reason"], row["model"], usage, dropped)
+    candidate = Candidate(row["id"], row["member"], row["model"], outcome, row["latency_s"])
+    return ScoredCandidate(candidate, _score_from(row), row["reward"])
+
+
+def _score_from(row: Row) -> Score | None:
+    if row["score_latency_s"] is None:
+        return None
+    outcome: Attributes | ScalarReward | Failure | None = _failure_from("score_failure", row)
+    if outcome is None and row["helpfulness"] is not None:
+        outcome = Attributes(**{name: row[name] for name in ATTRIBUTES})
+    if outcome is None:
+        outcome = ScalarReward(row["reward"])
+    return Score(outcome, row["score_note"], row["score_latency_s"])
+
+
+def _failure_from(prefix: str, row: Row) -> Failure | None:
+    if row[f"{prefix}_kind"] is None:
+        return None
+    return Failure(*(row[f"{prefix}_{name}"] for name in _FAILURE))

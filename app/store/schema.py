@@ -1,0 +1,75 @@
+"""The tables. A change here needs a migration beside it; a test compares the two."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+# Constraint names are fixed so that migrations can refer to them on every database.
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("created", DateTime(timezone=True), nullable=False),
+    Column("messages", JSON, nullable=False),
+    Column("max_tokens", Integer, nullable=False),
+    Column("temperature", Float),
+    Column("plan", JSON, nullable=False),
+    Column("scorer", JSON, nullable=False),
+    Column("selection", JSON, nullable=False),
+    Column("timings", JSON, nullable=False),
+    Column("quality", String(16), nullable=False),
+    Column("missing", JSON, nullable=False),
+    Column("tags", JSON, nullable=False),
+)
+
+candidates = Table(
+    "candidates",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("answer_id", ForeignKey("answers.id", ondelete="CASCADE"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("member", String(200), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("latency_s", Float, nullable=False),
+    Column("text", Text),
+    Column("finish_reason", String(32)),
+    Column("input_tokens", Integer),
+    Column("output_tokens", Integer),
+    Column("dropped_parameters", JSON, nullable=False),
+    Column("failure_kind", String(32)),
+    Column("failure_message", Text),
+    Column("failure_retryable", Boolean),
+    Column("helpfulness", Float),
+    Column("correctness", Float),
+    Column("coherence", Float),
+    Column("complexity", Float),
+    Column("verbosity", Float),
+    Column("reward", Float),
+    Column("score_note", Text),
+    Column("score_latency_s", Float),
+    Column("score_failure_kind", String(32)),
+    Column("score_failure_message", Text),
+    Column("score_failure_retryable", Boolean),
+    Index(None, "answer_id"),
+)

@@ -1,0 +1,188 @@
+"""From settings to live objects: everything is opened once and closed once, here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, assert_never
+
+import httpx2
+
+from app.ensemble import Ensemble
+from app.errors import ConfigurationError
+from app.providers import Provider
+from app.providers.http import open_http
+from app.scorers import Scorer
+from app.settings import (
+    AnthropicSpec,
+    EmbeddedScorerSpec,
+    EmbeddedSpec,
+    EngineSettings,
+    GoogleGenerativeAISpec,
+    GoogleSpec,
+    MistralSpec,
+    NvidiaScorerSpec,
+    OpenAICompatibleSpec,
+    ProviderSpec,
+    ScorerSpec,
+    ScriptedScorerSpec,
+    ScriptedSpec,
+    Seat,
+    Settings,
+)
+from app.store import AnswerStore
+
+if TYPE_CHECKING:
+    from app.providers.embedded import Engine, ModelName
+
+
+@dataclass(frozen=True)
+class Services:
+    """The live objects behind every route and command. `seats` includes those not taken."""
+
+    settings: Settings
+    seats: tuple[Seat, ...]
+    ensemble: Ensemble
+    store: AnswerStore
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Open everything the settings name; raises `ConfigurationError` that says what to set."""
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(AnswerStore.open(settings.database_url))
+        http = open_http()
+        stack.push_async_callback(http.aclose)
+        engines = Engines(settings.engine, stack)
+        members = {
+            seat.name: await build_provider(seat.name, seat.spec, settings, http, engines)
+            for seat in settings.seats
+            if seat.why_not is None
+        }
+        scorer = build_scorer(settings.scorer_in_use, http)
+        ensemble = Ensemble(members, scorer, store, settings.timeout_s)
+        yield Services(settings, settings.seats, ensemble, store)
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The embedded engines of one process: one for each model file, however many seats."""
+
+    settings: EngineSettings
+    stack: AsyncExitStack
+    _open: dict[ModelName, Engine] = field(default_factory=dict)
+
+    async def get(self, model: ModelName) -> Engine:
+        if model not in self._open:
+            self._open[model] = await asyncio.to_thread(self._load, model)
+            self.stack.callback(self._open[model].close)
+        return self._open[model]
+
+    def _load(self, model: ModelName) -> Engine:
+        from app.providers.embedded import Engine, default_threads, model_path
+
+        path = model_path(model, self.settings.cache_dir)
+        return Engine(
+            path,
+            threads=self.settings.threads or default_threads(),
+            slots=self.settings.slots,
+            context_tokens=self.settings.context_tokens,
+        )
+
+
+async def build_provider(
+    name: str, spec: ProviderSpec, settings: Settings, http: httpx2.AsyncClient, engines: Engines
+) -> Provider:
+    """The adapter a spec describes.
+
+    Adapters are imported where they are used: a vendor's package costs up to a second of
+    start-up and tens of megabytes.
+    """
+    match spec:
+        case AnthropicSpec():
+            from app.providers.anthropic import open_anthropic
+
+            return open_anthropic(
+                name, spec.model, api_key=_key(spec), base_url=_url(spec), http=http
+            )
+        case GoogleSpec():
+            from app.providers.google import open_google
+
+            return open_google(name, spec.model, api_key=_key(spec), base_url=_url(spec), http=http)
+        case GoogleGenerativeAISpec():
+            from app.providers.google_generativeai import open_google_generativeai
+
+            return open_google_generativeai(
+                name,
+                spec.model,
+                api_key=_key(spec),
+                base_url=_url(spec),
+                timeout_s=settings.timeout_s,
+            )
+        case MistralSpec():
+            from app.providers.mistral import BASE_URL, MistralProvider
+
+            return MistralProvider(name, spec.model, _v1(spec) or BASE_URL, _key(spec), http)
+        case OpenAICompatibleSpec():
+            from app.providers.openai_compatible import OpenAICompatibleProvider
+
+            url = str(spec.base_url).rstrip("/")
+            return OpenAICompatibleProvider(name, spec.model, url, _key(spec) or None, http)
+        case EmbeddedSpec():
+            from app.providers.embedded import EmbeddedProvider
+
+            engine = await engines.get(spec.model)
+            return EmbeddedProvider(name, spec.model, engine, spec.temperature, spec.seed)
+        case ScriptedSpec():
+            from app.providers.scripted import ScriptedProvider
+
+            return ScriptedProvider(name, spec.model, spec.reply, spec.delay_s)
+        case _:
+            assert_never(spec)
+
+
+def build_scorer(spec: ScorerSpec, http: httpx2.AsyncClient) -> Scorer:
+    """The scorer a spec describes."""
+    match spec:
+        case NvidiaScorerSpec():
+            from app.scorers.nvidia import BASE_URL, NvidiaScorer, RateLimit
+
+            if spec.api_key is None and spec.base_url is None:
+                raise ConfigurationError("the scorer nvidia needs NVIDIA_API_KEY, or its base_url")
+            return NvidiaScorer(
+                spec.model,
+                _v1(spec) or BASE_URL,
+                _key(spec) or None,
+                spec.resolution,
+                RateLimit(spec.requests_per_minute),
+                http,
+            )
+        case EmbeddedScorerSpec():
+            from app.scorers.embedded import EmbeddedScorer
+
+            return EmbeddedScorer() if spec.resolution is None else EmbeddedScorer(spec.resolution)
+        case ScriptedScorerSpec():
+            from app.scorers.scripted import ScriptedScorer
+
+            return ScriptedScorer(spec.rewards, spec.resolution)
+        case _:
+            assert_never(spec)
+
+
+Keyed = AnthropicSpec | GoogleSpec | GoogleGenerativeAISpec | MistralSpec | OpenAICompatibleSpec
+
+
+def _key(spec: Keyed | NvidiaScorerSpec) -> str:
+    return spec.api_key.get_secret_value() if spec.api_key else ""
+
+
+def _url(spec: Keyed | NvidiaScorerSpec) -> str | None:
+    return str(spec.base_url).rstrip("/") if spec.base_url else None
+
+
+def _v1(spec: Keyed | NvidiaScorerSpec) -> str | None:
+    """The base URL with its version, which people write with and without."""
+    url = _url(spec)
+    return url if url is None or url.endswith("/v1") else f"{url}/v1"
