@@ -106,7 +106,7 @@ class Usage:
 class Completion:
     """What one provider returned.
 
-    `text` is empty only when `finish_reason` is "refusal" or "content_filter".
+    `text` is empty only when `finish_reason` is "refusal".
     `dropped_parameters` names request parameters the model does not take.
     """
 

@@ -23,10 +23,10 @@ def best_of_n(candidates: Sequence[ScoredCandidate], plan: Plan) -> Selection:
     if not field:
         return Selection(None, (), "best_of_n", f"none of {len(candidates)} members replied")
     scored = [c for c in field if c.reward is not None]
-    passed_over = _passed_over(len(replies) - len(field), len(field) - len(scored))
     if not scored:
-        reason = f"no reply could be scored: first of {len(field)} in board order" + passed_over
+        reason = f"no reply could be scored: first of {len(field)} in board order"
         return Selection(field[0].candidate.id, (), "best_of_n", reason)
+    passed_over = _passed_over(len(replies) - len(field), len(field) - len(scored))
     return _compare(scored, plan, passed_over)
 
 

@@ -207,20 +207,24 @@ class Settings(BaseSettings):
     max_tokens: int = Field(default=512, ge=1)
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
 
-    anthropic_api_key: SecretStr | None = Field(None, validation_alias="ANTHROPIC_API_KEY")
+    anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     gemini_api_key: SecretStr | None = Field(
-        None, validation_alias=AliasChoices("GEMINI_API_KEY", "GOOGLE_API_KEY")
+        default=None, validation_alias=AliasChoices("GEMINI_API_KEY", "GOOGLE_API_KEY")
     )
-    mistral_api_key: SecretStr | None = Field(None, validation_alias="MISTRAL_API_KEY")
-    nvidia_api_key: SecretStr | None = Field(None, validation_alias="NVIDIA_API_KEY")
-    anthropic_base_url: AnyHttpUrl | None = Field(None, validation_alias="ANTHROPIC_BASE_URL")
-    google_base_url: AnyHttpUrl | None = Field(None, validation_alias="GOOGLE_GEMINI_BASE_URL")
-    mistral_base_url: AnyHttpUrl | None = Field(None, validation_alias="MISTRAL_BASE_URL")
-    nvidia_base_url: AnyHttpUrl | None = Field(None, validation_alias="NVIDIA_BASE_URL")
-    claude_model: str | None = Field(None, validation_alias="CLAUDE_MODEL")
-    gemma_model: str | None = Field(None, validation_alias="GEMMA_MODEL")
-    mistral_model: str | None = Field(None, validation_alias="MISTRAL_MODEL")
-    reward_model: str | None = Field(None, validation_alias="REWARD_MODEL")
+    mistral_api_key: SecretStr | None = Field(default=None, validation_alias="MISTRAL_API_KEY")
+    nvidia_api_key: SecretStr | None = Field(default=None, validation_alias="NVIDIA_API_KEY")
+    anthropic_base_url: AnyHttpUrl | None = Field(
+        default=None, validation_alias="ANTHROPIC_BASE_URL"
+    )
+    google_base_url: AnyHttpUrl | None = Field(
+        default=None, validation_alias="GOOGLE_GEMINI_BASE_URL"
+    )
+    mistral_base_url: AnyHttpUrl | None = Field(default=None, validation_alias="MISTRAL_BASE_URL")
+    nvidia_base_url: AnyHttpUrl | None = Field(default=None, validation_alias="NVIDIA_BASE_URL")
+    claude_model: str | None = Field(default=None, validation_alias="CLAUDE_MODEL")
+    gemma_model: str | None = Field(default=None, validation_alias="GEMMA_MODEL")
+    mistral_model: str | None = Field(default=None, validation_alias="MISTRAL_MODEL")
+    reward_model: str | None = Field(default=None, validation_alias="REWARD_MODEL")
 
     @classmethod
     def settings_customise_sources(

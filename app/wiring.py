@@ -81,8 +81,13 @@ class Engines:
         return self._open[model]
 
     def _load(self, model: ModelName) -> Engine:
-        from app.providers.embedded import Engine, default_threads, model_path
-
+        try:
+            from app.providers.embedded import Engine, default_threads, model_path
+        except ImportError as error:
+            hint = "on Debian and Ubuntu: apt-get install libgomp1"
+            raise ConfigurationError(
+                f"the embedded engine does not load: {error}; {hint}"
+            ) from error
         path = model_path(model, self.settings.cache_dir)
         return Engine(
             path,

@@ -25,6 +25,9 @@ TAKES_TEMPERATURE = (
     "claude-sonnet-4-6",
 )
 
+# The package asks for a later version of the API, which has no sampling parameters at all.
+SAMPLING_VERSION = {"anthropic-version": "2023-06-01"}
+
 _FINISH_REASONS: dict[str | None, FinishReason] = {
     "end_turn": "stop",
     "stop_sequence": "stop",
@@ -72,6 +75,7 @@ class AnthropicProvider:
                     messages=turns,
                     system=prompt.system or anthropic.omit,
                     extra_body={} if temperature is None else {"temperature": temperature},
+                    extra_headers={} if temperature is None else SAMPLING_VERSION,
                 )
             except anthropic.APIStatusError as error:
                 raise response_error(self.name, error.response) from error

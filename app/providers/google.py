@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Protocol
 
 import httpx2
 from google import genai
@@ -11,7 +13,7 @@ from google.genai import errors, types
 
 from app.domain import Completion, FinishReason, Prompt, Usage
 from app.errors import UpstreamError
-from app.providers.http import completion, status_error, upstream
+from app.providers.http import completion, retry_after, status_error, upstream
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "STOP": "stop",
@@ -65,13 +67,11 @@ class GoogleProvider:
     def _completion(self, response: types.GenerateContentResponse) -> Completion:
         if not response.candidates:
             feedback = response.prompt_feedback
-            raise nothing_returned(self.name, bool(feedback and feedback.block_reason))
+            raise no_candidates(self.name, blocked=bool(feedback and feedback.block_reason))
         candidate = response.candidates[0]
         parts = (candidate.content and candidate.content.parts) or []
         text = "".join(part.text or "" for part in parts if not part.thought)
         reason = FINISH_REASONS.get(candidate.finish_reason or "STOP", "other")
-        if not text and reason == "content_filter":
-            raise nothing_returned(self.name, blocked=True)
         return completion(
             self.name,
             text,
@@ -102,26 +102,44 @@ def google_role(role: str) -> str:
     return "model" if role == "assistant" else "user"
 
 
-def nothing_returned(name: str, blocked: bool) -> UpstreamError:
-    """The error for a reply that holds no text."""
+def no_candidates(name: str, *, blocked: bool) -> UpstreamError:
+    """The error for a reply without candidates: the prompt was blocked, or it makes no sense."""
     if blocked:
-        return UpstreamError("content_filter", f"{name}: blocked by the safety filter")
+        return UpstreamError("content_filter", f"{name}: the prompt was blocked")
     return UpstreamError("bad_reply", f"{name}: the reply has no candidates")
 
 
-def retry_delay(details: object) -> float | None:
-    """Seconds from the `google.rpc.RetryInfo` among an error's details, or None."""
-    match details:
-        case {"error": {"details": list(rows)}}:
-            for row in rows:
-                match row:
-                    case {"retryDelay": str(delay)} if found := re.fullmatch(r"([\d.]+)s", delay):
-                        return float(found[1])
-    return None
+class ApiReply(Protocol):
+    """What the errors of both of Google's packages have in common."""
+
+    @property
+    def code(self) -> int | None: ...
+
+    @property
+    def response(self) -> object: ...
+
+
+def api_error(name: str, error: ApiReply, details: object) -> UpstreamError:
+    """The error an API reply stands for; `details` are its `google.rpc` messages as JSON.
+
+    A key that is not valid comes as a plain 400, the wait after a 429 in a RetryInfo.
+    """
+    status = int(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+    wait = retry_after(getattr(error.response, "headers", {}))
+    for detail in details if isinstance(details, list) else []:
+        match detail:
+            case {"reason": "API_KEY_INVALID"}:
+                return UpstreamError("auth", f"{name}: {status}, the key is not valid")
+            case {"retryDelay": str(delay)} if found := re.fullmatch(r"([\d.]+)s", delay):
+                wait = float(found[1])
+    return status_error(name, status, wait)
 
 
 def _api_error(name: str, error: errors.APIError) -> UpstreamError:
-    return status_error(name, error.code, retry_delay(error.details))
+    match error.details:
+        case {"error": {"details": details}}:
+            return api_error(name, error, details)
+    return api_error(name, error, None)
 
 
 def _usage(usage: types.GenerateContentResponseUsageMetadata | None) -> Usage | None:

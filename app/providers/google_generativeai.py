@@ -16,15 +16,22 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from app.domain import Completion, Prompt, Usage
-from app.errors import ConfigurationError
-from app.providers.google import FINISH_REASONS, folds_system, google_role, nothing_returned
-from app.providers.http import completion, status_error, upstream
+from app.errors import ConfigurationError, UpstreamError
+from app.providers.google import (
+    FINISH_REASONS,
+    api_error,
+    folds_system,
+    google_role,
+    no_candidates,
+)
+from app.providers.http import completion, upstream
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # says at import that support has ended
     try:
         import google.generativeai as genai
         from google.api_core import exceptions
+        from google.protobuf import json_format
     except ImportError as error:
         raise ConfigurationError(
             "provider google_generativeai needs: pip install 'starboard[google-generativeai]'"
@@ -73,17 +80,16 @@ class GoogleGenerativeAIProvider:
             try:
                 return await _in_thread(call)
             except exceptions.GoogleAPICallError as error:
-                status = error.code if isinstance(error.code, int) else 500
-                raise status_error(self.name, int(status), _retry_delay(error)) from error
+                raise api_error(self.name, error, error.details) from error
+            except json_format.ParseError as error:
+                raise UpstreamError("bad_reply", f"{self.name}: the reply is not valid") from error
 
     def _completion(self, response: Any) -> Completion:
         if not response.candidates:
-            raise nothing_returned(self.name, bool(response.prompt_feedback.block_reason))
+            raise no_candidates(self.name, blocked=bool(response.prompt_feedback.block_reason))
         candidate = response.candidates[0]
         text = "".join(part.text for part in candidate.content.parts)
         reason = FINISH_REASONS.get(candidate.finish_reason.name, "other")
-        if not text and reason == "content_filter":
-            raise nothing_returned(self.name, blocked=True)
         counts = response.usage_metadata
         return completion(
             self.name,
@@ -124,12 +130,3 @@ async def _in_thread(call: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     return await done
-
-
-def _retry_delay(error: exceptions.GoogleAPICallError) -> float | None:
-    """Seconds from the RetryInfo among the error's parsed details, or None."""
-    for detail in error.details or ():
-        delay = getattr(detail, "retry_delay", None)
-        if delay is not None:
-            return float(delay.seconds) + float(delay.nanos) / 1e9
-    return None

@@ -80,6 +80,10 @@ def _decoded(name: str, response: httpx2.Response, error_of: ErrorOf) -> object:
     return json.loads(response.content)
 
 
+def bearer_headers(api_key: str | None) -> Mapping[str, str]:
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
 def response_error(name: str, response: httpx2.Response) -> UpstreamError:
     """The error a response's status stands for. The body is not quoted: it is not ours."""
     return status_error(name, response.status_code, retry_after(response.headers))
@@ -153,13 +157,15 @@ def completion(
     usage: Usage | None,
     dropped_parameters: tuple[str, ...] = (),
 ) -> Completion:
-    """A completion, if there is one: a reply without text is a failure unless it was withheld.
+    """A completion, if there is one: a reply without text is a failure, unless it is a refusal.
 
     What no database or UTF-8 encoder takes (lone surrogates, NUL) is replaced by U+FFFD.
     """
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text = text.replace("\0", "\ufffd")
     done = Completion(text, finish_reason, model, usage, dropped_parameters)
+    if not text.strip() and finish_reason == "content_filter":
+        raise UpstreamError("content_filter", f"{name}: blocked by the vendor's filter")
     if not text.strip() and not done.withheld:
         spent = " within max_tokens" if finish_reason == "length" else ""
         raise UpstreamError("bad_reply", f"{name}: the reply has no text{spent}")

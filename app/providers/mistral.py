@@ -14,8 +14,8 @@ import httpx2
 
 from app.domain import Completion, Prompt
 from app.errors import UpstreamError
-from app.providers.http import get_json, post_json, response_error, retry_after
-from app.providers.openai_compatible import bearer_headers, chat_body, chat_completion
+from app.providers.http import bearer_headers, get_json, post_json, response_error, retry_after
+from app.providers.openai_compatible import chat_body, chat_completion
 
 BASE_URL = "https://api.mistral.ai/v1"
 NO_CAPACITY = "3505"

@@ -9,7 +9,7 @@ import httpx2
 
 from app.domain import Completion, FinishReason, Prompt, Usage
 from app.errors import UpstreamError
-from app.providers.http import completion, get_json, post_json
+from app.providers.http import bearer_headers, completion, get_json, post_json
 
 FINISH_REASONS: dict[object, FinishReason] = {
     "stop": "stop",
@@ -42,10 +42,6 @@ class OpenAICompatibleProvider:
     async def ping(self) -> None:
         headers = bearer_headers(self.api_key)
         await get_json(self.http, self.name, f"{self.base_url}/models", headers=headers)
-
-
-def bearer_headers(api_key: str | None) -> Mapping[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
 def chat_body(model: str, prompt: Prompt) -> Mapping[str, object]:

@@ -17,8 +17,7 @@ import httpx2
 
 from app.domain import ATTRIBUTES, Attributes, Completion, Prompt, ScalarReward, Score, ScorerInfo
 from app.errors import UpstreamError
-from app.providers.http import get_json, post_json
-from app.providers.openai_compatible import bearer_headers
+from app.providers.http import bearer_headers, get_json, post_json
 
 BASE_URL = "https://integrate.api.nvidia.com/v1"
 NAME = "nvidia"

@@ -1,0 +1,85 @@
+"""Nouns for tests, with everything that does not matter filled in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from app.domain import (
+    Answer,
+    Attributes,
+    Candidate,
+    Completion,
+    Failure,
+    FinishReason,
+    Message,
+    Plan,
+    Prompt,
+    ScalarReward,
+    Score,
+    ScoredCandidate,
+    ScorerInfo,
+    Selection,
+    Timings,
+    Usage,
+)
+
+FIVE = Attributes(3.1, 3.2, 3.7, 1.4, 1.2)
+
+
+def prompt(text: str = "Why is the sky blue?", system: str | None = None) -> Prompt:
+    said = (Message("system", system),) if system else ()
+    return Prompt((*said, Message("user", text)), max_tokens=64)
+
+
+def scored(
+    member: str,
+    reward: float | None,
+    *,
+    id_: str | None = None,
+    finish_reason: FinishReason = "stop",
+) -> ScoredCandidate:
+    """A reply; unscored if `reward` is None."""
+    outcome = Completion(f"reply of {member}", finish_reason, f"model-{member}")
+    score = Score(Failure("timeout", "late", True) if reward is None else ScalarReward(reward))
+    candidate = Candidate(id_ or f"cand_{member}", member, f"model-{member}", outcome, 0.1)
+    return ScoredCandidate(candidate, score, reward)
+
+
+def failed(member: str) -> ScoredCandidate:
+    failure = Failure("rate_limited", f"{member}: 429", True)
+    return ScoredCandidate(Candidate(f"cand_{member}", member, f"model-{member}", failure, 0.1))
+
+
+def answer(id_: str = "ans_1") -> Answer:
+    """An answer that uses every field: five scores, a scalar, a failed score, a failed member."""
+    five = ScoredCandidate(
+        Candidate(
+            f"{id_}_c1",
+            "claude",
+            "claude-x",
+            Completion("Because.", "stop", "claude-x", Usage(12, 88), ("temperature",)),
+            1.25,
+        ),
+        Score(FIVE, "scored a part", 0.25),
+        5.27,
+    )
+    scalar, unscored, lost = (
+        replace(one, candidate=replace(one.candidate, id=f"{id_}_c{n}"))
+        for n, one in enumerate((scored("b", -3.5), scored("c", None), failed("gemma")), start=2)
+    )
+    return Answer(
+        id=id_,
+        created=datetime(2026, 11, 22, 13, 5, tzinfo=UTC),
+        prompt=Prompt((Message("system", "Be brief."), Message("user", "Why? 蓝\n'")), 64, 0.5),
+        plan=Plan(("claude", "b", "c", "gemma"), deadline_s=10, resolution=0.1),
+        candidates=(five, scalar, unscored, lost),
+        selection=Selection(
+            f"{id_}_c1", (f"{id_}_c1", f"{id_}_c2"), "best_of_n", "highest reward", 8.77, None
+        ),
+        scorer=ScorerInfo("nvidia", "nemotron", "helpsteer", 0.1, "a note"),
+        timings=Timings(1.5, 1.25, 0.25, 0.0),
+        quality="degraded",
+        missing=("gemma", "nvidia"),
+        tags={"user": "u1"},
+    )
