@@ -71,10 +71,7 @@ def serve(
         log_level=settings.log_level,
         server_header=False,
     )
-    server = uvicorn.Server(config)
-    server.run()
-    if not server.started:
-        raise typer.Exit(2)
+    uvicorn.Server(config).run()
 
 
 @app.command()

@@ -256,7 +256,7 @@ def test_fault_names_are_unique(example: Example) -> None:
 
 async def until(condition: Callable[[], bool], limit_s: float = 2.0) -> None:
     async with asyncio.timeout(limit_s):
-        while not condition():  # noqa: ASYNC110 - a server counts, nothing signals
+        while not condition():
             await asyncio.sleep(0.005)
 
 

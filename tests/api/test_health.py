@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+
+from app.api import create_app
+from app.errors import ConfigurationError
+from app.settings import Settings
+from tests.conftest import settings
+from tests.fakes.mistral import MistralFake
+from tests.fakes.nvidia import NvidiaFake
+from tests.serving import serve
+
+
+@pytest.fixture
+async def client(scripted: Settings) -> AsyncIterator[httpx2.AsyncClient]:
+    async with serve(create_app(scripted)) as client:
+        yield client
+
+
+async def test_alive_and_ready(client: httpx2.AsyncClient) -> None:
+    assert (await client.get("/healthz")).json() == {"status": "ok"}
+    ready = await client.get("/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+    names = [check["name"] for check in ready.json()["checks"]]
+    assert names == ["store", "scorer", "member a", "member b", "member c"]
+
+
+async def test_readiness_pings_what_it_depends_on(database_url: str) -> None:
+    async with MistralFake() as mistral, NvidiaFake() as nvidia:
+        nvidia.models = ("nvidia/another",)
+        ours = settings(
+            database_url=database_url,
+            mistral_api_key=mistral.api_key,
+            mistral_base_url=mistral.base_url,
+            nvidia_api_key=nvidia.api_key,
+            nvidia_base_url=nvidia.base_url,
+        )
+        async with serve(create_app(ours)) as client:
+            ready = (await client.get("/readyz")).json()
+            asked = [len(fake.requests) for fake in (mistral, nvidia)]
+            await client.get("/readyz")
+            await client.get("/models")
+            assert [len(fake.requests) for fake in (mistral, nvidia)] == asked == [1, 1]
+    assert ready["status"] == "degraded"
+    faults = {check["name"]: check["message"] for check in ready["checks"]}
+    assert faults["scorer"] == "nvidia: there is no model nvidia/nemotron-4-340b-reward"
+    assert faults["member mistral"] is None
+
+
+async def test_no_member_that_answers_is_unready(database_url: str) -> None:
+    async with MistralFake() as mistral:
+        mistral.fail("unauthorized_401")
+        ours = settings(
+            database_url=database_url,
+            mistral_api_key=mistral.api_key,
+            mistral_base_url=mistral.base_url,
+            scorer="embedded",
+        )
+        async with serve(create_app(ours)) as client:
+            ready = await client.get("/readyz")
+            seats = (await client.get("/models")).json()["members"]
+    assert (ready.status_code, ready.json()["status"]) == (503, "unready")
+    healthy = {seat["name"]: seat["healthy"] for seat in seats}
+    assert (healthy["mistral"], healthy["claude"]) == (False, None)
+
+
+async def test_models_say_who_does_not_sit_and_why(client: httpx2.AsyncClient) -> None:
+    document = (await client.get("/models")).json()
+    seats = {seat["name"]: seat for seat in document["members"]}
+    assert seats["a"]["seated"]
+    assert seats["claude"]["why_not"] == "not named in board"
+    assert seats["smollm2"]["terms"] == "Apache-2.0"
+    assert document["scorer"]["name"] == "scripted"
+
+
+async def test_the_documentation_loads_nothing_from_elsewhere(client: httpx2.AsyncClient) -> None:
+    assert (await client.get("/")).headers["location"] == "docs"
+    page = (await client.get("/docs")).text
+    assets = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(assets) >= 2
+    for asset in assets:
+        assert asset.startswith("/")
+        assert (await client.get(asset)).status_code == 200
+
+
+async def test_the_examples_of_the_documentation_run_as_they_stand(
+    client: httpx2.AsyncClient,
+) -> None:
+    openapi = (await client.get("/openapi.json")).json()
+    examples = openapi["components"]["schemas"]["AnswerRequest"]["examples"]
+    assert len(examples) >= 2
+    for example in examples:
+        assert (await client.post("/answer", json=example)).status_code == 200
+
+
+async def test_start_up_fails_with_what_to_set(database_url: str) -> None:
+    app = create_app(settings(database_url=database_url, scorer="nvidia"))
+    with pytest.raises(ConfigurationError, match="NVIDIA_API_KEY"):
+        async with app.router.lifespan_context(app):
+            pass

@@ -1,0 +1,212 @@
+"""What each adapter sends, and the few things that only one of them does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+
+from app.domain import Message, Prompt
+from app.errors import ConfigurationError, UpstreamError
+from app.providers import Provider
+from app.providers.anthropic import open_anthropic
+from app.providers.google import open_google
+from app.providers.google_generativeai import open_google_generativeai
+from app.providers.http import MAX_BODY_BYTES, completion, post_json
+from app.providers.mistral import MistralProvider
+from app.providers.openai_compatible import OpenAICompatibleProvider
+from tests.fakes.anthropic import AnthropicFake
+from tests.fakes.google import GoogleFake
+from tests.fakes.mistral import MistralFake
+from tests.fakes.openai_compatible import OpenAICompatibleFake
+from tests.fakes.server import FakeServer
+from tests.samples import prompt
+
+TALK = Prompt(
+    (
+        Message("system", "Be brief."),
+        Message("user", "One?"),
+        Message("assistant", "1"),
+        Message("user", "Two?"),
+    ),
+    max_tokens=64,
+    temperature=0.5,
+)
+
+
+@pytest.fixture
+async def claude() -> AsyncIterator[AnthropicFake]:
+    async with AnthropicFake() as fake:
+        yield fake
+
+
+@pytest.fixture
+async def google() -> AsyncIterator[GoogleFake]:
+    async with GoogleFake() as fake:
+        yield fake
+
+
+def open_claude(fake: AnthropicFake, http: httpx2.AsyncClient, model: str) -> Provider:
+    return open_anthropic(
+        "claude", model, api_key=str(fake.api_key), base_url=fake.base_url, http=http
+    )
+
+
+async def test_claude_is_sent_turns_and_system(
+    claude: AnthropicFake, http: httpx2.AsyncClient
+) -> None:
+    done = await open_claude(claude, http, "claude-sonnet-4-6").complete(TALK)
+    sent = claude.requests[-1].sent
+    assert sent["system"] == "Be brief."
+    assert [turn["role"] for turn in sent["messages"]] == ["user", "assistant", "user"]
+    assert (sent["temperature"], sent["max_tokens"]) == (0.5, 64)
+    assert (done.text, done.dropped_parameters) == (AnthropicFake.default_reply, ())
+    assert done.usage is not None
+
+
+async def test_claude_without_system_or_temperature_sends_neither(
+    claude: AnthropicFake, http: httpx2.AsyncClient
+) -> None:
+    done = await open_claude(claude, http, "claude-sonnet-5-5").complete(prompt())
+    assert {"system", "temperature"}.isdisjoint(claude.requests[-1].sent)
+    assert done.dropped_parameters == ()
+
+
+async def test_a_newer_claude_is_not_sent_a_temperature_and_that_is_reported(
+    claude: AnthropicFake, http: httpx2.AsyncClient
+) -> None:
+    done = await open_claude(claude, http, "claude-sonnet-5-5").complete(TALK)
+    assert done.dropped_parameters == ("temperature",)
+    assert len(claude.requests) == 1
+
+
+async def test_a_claude_that_refuses_its_temperature_is_asked_again_without(
+    claude: AnthropicFake, http: httpx2.AsyncClient
+) -> None:
+    claude.fail("temperature_deprecated_400")
+    done = await open_claude(claude, http, "claude-sonnet-4-6").complete(TALK)
+    assert done.dropped_parameters == ("temperature",)
+    assert ["temperature" in request.sent for request in claude.requests] == [True, False]
+
+
+async def test_no_package_retries_by_itself(
+    claude: AnthropicFake, google: GoogleFake, http: httpx2.AsyncClient
+) -> None:
+    for fake in (claude, google):
+        fake.fail("unavailable_503")
+    key, url = str(google.api_key), google.base_url
+    gemma = open_google("gemma", "gemma-3-27b-it", api_key=key, base_url=url, http=http)
+    legacy = open_google_generativeai(
+        "legacy", "gemma-3-27b-it", api_key=key, base_url=url, timeout_s=5
+    )
+    for provider in (open_claude(claude, http, "claude-sonnet-5-5"), gemma, legacy):
+        with pytest.raises(UpstreamError, match="503"):
+            await provider.complete(prompt())
+    assert (len(claude.requests), len(google.requests)) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "system", "first"),
+    [
+        ("gemma-3-27b-it", None, "Be brief.\n\nOne?"),
+        ("gemma-4-31b-it", "Be brief.", "One?"),
+    ],
+)
+async def test_gemma_3_gets_the_system_text_in_its_first_turn(
+    google: GoogleFake, http: httpx2.AsyncClient, model: str, system: str | None, first: str
+) -> None:
+    url = google.base_url
+    provider = open_google("g", model, api_key=str(google.api_key), base_url=url, http=http)
+    done = await provider.complete(TALK)
+    sent = google.requests[-1].sent
+    assert [turn["role"] for turn in sent["contents"]] == ["user", "model", "user"]
+    assert sent["contents"][0]["parts"][0]["text"] == first
+    said = sent.get("systemInstruction")
+    assert (said and said["parts"][0]["text"]) == system
+    assert sent["generationConfig"] == {"temperature": 0.5, "maxOutputTokens": 64}
+    assert "key=" not in google.requests[-1].path
+    assert done.text == GoogleFake.default_reply
+
+
+async def test_the_package_that_google_left_still_works(google: GoogleFake) -> None:
+    provider = open_google_generativeai(
+        "legacy",
+        "gemma-3-27b-it",
+        api_key=str(google.api_key),
+        base_url=google.base_url,
+        timeout_s=5,
+    )
+    await provider.ping()
+    done = await provider.complete(TALK)
+    assert (done.text, done.finish_reason) == (GoogleFake.default_reply, "stop")
+    sent = google.requests[-1].sent
+    assert sent["contents"][0]["parts"][0]["text"] == "Be brief.\n\nOne?"
+
+
+async def test_the_package_that_google_left_cannot_do_gemma_4() -> None:
+    with pytest.raises(ConfigurationError, match="provider = 'google'"):
+        open_google_generativeai("l", "gemma-4-31b-it", api_key="k", base_url=None, timeout_s=5)
+
+
+@pytest.mark.parametrize("api_key", ["k-0123456789", None])
+async def test_a_host_of_ones_own_needs_no_key(
+    http: httpx2.AsyncClient, api_key: str | None
+) -> None:
+    async with OpenAICompatibleFake(api_key=api_key) as fake:
+        url, model = f"{fake.base_url}/v1", fake.models[0]
+        provider = OpenAICompatibleProvider("host", model, url, api_key, http)
+        await provider.ping()
+        assert (await provider.complete(TALK)).model == model
+    assert fake.requests[-1].sent["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize("fake_class", [AnthropicFake, GoogleFake, MistralFake])
+async def test_pings_are_typed(fake_class: type[FakeServer], http: httpx2.AsyncClient) -> None:
+    async with fake_class() as fake:
+        key, url, model = str(fake.api_key), fake.base_url, fake.models[0]
+        provider: Provider
+        match fake:
+            case AnthropicFake():
+                provider = open_claude(fake, http, model)
+            case GoogleFake():
+                provider = open_google("g", model, api_key=key, base_url=url, http=http)
+            case _:
+                provider = MistralProvider("m", model, f"{url}/v1", key, http)
+        await provider.ping()
+        fake.fail("unauthorized_401")
+        with pytest.raises(UpstreamError) as caught:
+            await provider.ping()
+    assert caught.value.kind == "auth"
+
+
+async def test_a_cancelled_call_closes_its_connection(
+    claude: AnthropicFake, google: GoogleFake, http: httpx2.AsyncClient
+) -> None:
+    for fake in (claude, google):
+        fake.fail("hang")
+    url = google.base_url
+    gemma = open_google("g", "gemma-3-4b-it", api_key=str(google.api_key), base_url=url, http=http)
+    for provider in (open_claude(claude, http, "claude-sonnet-5-5"), gemma):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await provider.complete(prompt())
+    async with asyncio.timeout(1):
+        while claude.in_progress or google.in_progress:
+            await asyncio.sleep(0.01)
+    assert (claude.cancelled, google.cancelled) == (1, 1)
+
+
+async def test_a_huge_body_is_not_read_to_its_end(http: httpx2.AsyncClient) -> None:
+    async with OpenAICompatibleFake(api_key=None) as fake:
+        fake.fail("huge_body")
+        with pytest.raises(UpstreamError, match=f"over {MAX_BODY_BYTES // 2**20} MiB"):
+            url = f"{fake.base_url}/v1/chat/completions"
+            body = {"model": fake.models[0], "messages": [{"role": "user", "content": "a"}]}
+            await post_json(http, "host", url, body, headers={})
+
+
+def test_text_that_no_database_takes_is_mended() -> None:
+    done = completion("m", "a\ud83d\ude00b\ud800c\0d", "stop", model="m", usage=None)
+    assert done.text == "a\U0001f600b\ufffdc\ufffdd"

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import asyncio
+
+import httpx2
+import pytest
+
+from app.domain import Attributes, Completion, Message, Prompt, ScalarReward
+from app.errors import UpstreamError
+from app.scorers.nvidia import CHARACTERS_PER_TOKEN, CONTEXT_TOKENS, NvidiaScorer, RateLimit
+from tests.fakes.nvidia import DEFAULT_REWARD, DEFAULT_SCORES, NvidiaFake, Shape
+from tests.samples import prompt
+
+BUDGET = CONTEXT_TOKENS * CHARACTERS_PER_TOKEN
+REPLY = Completion("Paris.", "stop", "m")
+
+
+def scorer(fake: NvidiaFake, http: httpx2.AsyncClient, calls: int = 1000) -> NvidiaScorer:
+    url = f"{fake.base_url}/v1"
+    return NvidiaScorer(fake.models[0], url, fake.api_key, 0.1, RateLimit(calls), http)
+
+
+@pytest.mark.parametrize(
+    ("shape", "outcome"),
+    [
+        ("hosted", Attributes(**DEFAULT_SCORES)),
+        ("self_hosted", Attributes(**DEFAULT_SCORES)),
+        ("scalar", ScalarReward(DEFAULT_REWARD)),
+    ],
+)
+async def test_the_three_shapes(
+    shape: Shape, outcome: Attributes | ScalarReward, http: httpx2.AsyncClient
+) -> None:
+    async with NvidiaFake(shape=shape) as fake:
+        score = await scorer(fake, http).score(prompt(), REPLY)
+    assert (score.outcome, score.note) == (outcome, None)
+
+
+async def test_system_text_goes_into_the_first_user_turn(http: httpx2.AsyncClient) -> None:
+    async with NvidiaFake() as fake:
+        await scorer(fake, http).score(prompt("Capital?", system="Be brief."), REPLY)
+    assert fake.requests[-1].sent["messages"] == [
+        {"role": "user", "content": "Be brief.\n\nCapital?"},
+        {"role": "assistant", "content": "Paris."},
+    ]
+
+
+async def test_a_system_text_alone_is_not_taken_for_a_cut(http: httpx2.AsyncClient) -> None:
+    async with NvidiaFake() as fake:
+        score = await scorer(fake, http).score(prompt(system="Be brief."), REPLY)
+    assert score.note is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "reply"),
+    [("q" * 10 * BUDGET, "r"), ("q", "r" * 10 * BUDGET), ("q" * BUDGET, "r" * BUDGET)],
+)
+async def test_what_is_too_long_is_cut_and_that_is_reported(
+    asked: str, reply: str, http: httpx2.AsyncClient
+) -> None:
+    async with NvidiaFake() as fake:
+        score = await scorer(fake, http).score(prompt(asked), Completion(reply, "stop", "m"))
+    sent = fake.requests[-1].sent["messages"]
+    assert sum(len(turn["content"]) for turn in sent) <= BUDGET
+    assert sent[-1]["content"].startswith("r")
+    assert score.note is not None
+    assert "4,096 tokens" in score.note
+
+
+async def test_the_oldest_turns_go_first(http: httpx2.AsyncClient) -> None:
+    talk = Prompt(
+        (
+            Message("user", "old " * BUDGET),
+            Message("assistant", "said"),
+            Message("user", "new"),
+        )
+    )
+    async with NvidiaFake() as fake:
+        score = await scorer(fake, http).score(talk, REPLY)
+    assert fake.requests[-1].sent["messages"][0] == {"role": "user", "content": "new"}
+    assert score.note is not None
+
+
+async def test_calls_queue_for_their_turn() -> None:
+    limit = RateLimit(2, period_s=0.2)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    at = []
+    for _ in range(5):
+        await limit.turn("nvidia")
+        at.append(loop.time() - started)
+    assert at[1] < 0.1
+    assert 0.2 <= at[2] < 0.4
+    assert at[4] >= 0.4
+    assert all(later - earlier >= 0.199 for earlier, later in zip(at, at[2:], strict=False))
+
+
+async def test_a_queue_that_is_too_long_is_not_joined() -> None:
+    limit = RateLimit(1, period_s=60)
+    await limit.turn("nvidia")
+    with pytest.raises(UpstreamError) as caught:
+        await limit.turn("nvidia")
+    assert caught.value.kind == "rate_limited"
+    assert caught.value.retry_after_s == pytest.approx(60, abs=1)
+
+
+async def test_a_turn_that_nobody_waits_for_is_given_back() -> None:
+    limit = RateLimit(1, period_s=0.2)
+    await limit.turn("nvidia")
+    waiting = asyncio.ensure_future(limit.turn("nvidia"))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    started = asyncio.get_running_loop().time()
+    await limit.turn("nvidia")
+    assert asyncio.get_running_loop().time() - started < 0.3

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app, main
+
+BOARD = """
+database_url = "sqlite+aiosqlite:///answers.db"
+board = ["a", "b"]
+[members.a]
+provider = "scripted"
+reply = "first [bold]reply[/bold]"
+[members.b]
+provider = "scripted"
+reply = "second"
+[scorer]
+kind = "scripted"
+rewards = {"second" = 2.0, "first [bold]reply[/bold]" = 3.0}
+"""
+
+
+@pytest.fixture
+def board() -> None:
+    Path("starboard.toml").write_text(BOARD)
+
+
+def run(*arguments: str, stdin: str | None = None) -> str:
+    result = CliRunner().invoke(app, list(arguments), input=stdin, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.usefixtures("board")
+def test_ask_shows_the_best_reply_and_every_score(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = run("ask", "Which?")
+    assert "first [bold]reply[/bold]" in shown  # a model's text is not markup
+    for told in ("3.00", "2.00", "highest reward of 2 scored candidates", "margin 1.00"):
+        assert told in shown
+
+
+@pytest.mark.usefixtures("board")
+def test_ask_as_json_is_the_document_of_the_api() -> None:
+    document = json.loads(run("ask", "Which?", "--json", "--member", "b"))
+    assert (document["answer"], document["member"]) == ("second", "b")
+
+
+@pytest.mark.usefixtures("board")
+def test_ask_reads_standard_input() -> None:
+    assert json.loads(run("ask", "-", "--json", stdin="Which?"))["reward"] == 3.0
+
+
+@pytest.mark.usefixtures("board")
+def test_models_shows_who_sits_and_who_does_not() -> None:
+    shown = run("models")
+    assert "not named in board" in shown
+    seats = {seat["name"]: seat for seat in json.loads(run("models", "--json"))}
+    assert seats["a"]["seated"]
+    assert not seats["claude"]["seated"]
+
+
+def test_help_helps() -> None:
+    shown = run("--help")
+    for command in ("serve", "ask", "models"):
+        assert command in shown
+    assert "Sampling temperature" in run("ask", "--help")
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "told"),
+    [
+        ('board = ["nobody"]', ["models"], "no member named nobody"),
+        ("= x", ["models"], "starboard.toml"),
+        ('scorer = "nvidia"', ["ask", "a"], "NVIDIA_API_KEY"),
+        ('scorer = "nvidia"', ["serve"], "NVIDIA_API_KEY"),
+        ('board = ["claude"]', ["ask", "a"], "No member is seated"),
+        (BOARD, ["ask", " "], "prompt"),
+        (BOARD, ["ask", "a", "--member", "zed"], "zed is not seated"),
+        (BOARD, ["ask", "a", "--temperature", "9"], "temperature"),
+    ],
+)
+def test_what_can_be_mended_is_said_in_a_line(config: str, arguments: list[str], told: str) -> None:
+    Path("starboard.toml").write_text(config)
+    done = starboard(*arguments)
+    assert done.returncode in (2, 3)  # 3 is uvicorn's, for an app that does not start
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_board_on_which_all_fail_is_told_by_member() -> None:
+    Path("starboard.toml").write_text(
+        'board = ["x"]\n[members.x]\nprovider = "openai_compatible"\n'
+        'base_url = "http://127.0.0.1:9/v1"\nmodel = "m"\n'
+    )
+    done = starboard("ask", "a")
+    assert done.returncode == 2
+    assert "x: connection failed" in done.stderr
+
+
+def test_main_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["starboard", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 0
+
+
+@pytest.mark.usefixtures("board")
+def test_no_returned_answer_is_lost_when_the_process_is_killed() -> None:
+    """Four clients collect ids while the server is killed with -9; a new one knows them all."""
+    returned: list[str] = []
+    for _ in range(3):
+        with serving() as (server, url), ThreadPoolExecutor(4) as clients:
+            for _ in range(4):
+                clients.submit(collect, url, returned)
+            time.sleep(1)
+            server.kill()
+    assert len(returned) > 30
+    with serving() as (server, url):
+        for id_ in returned:
+            with urllib.request.urlopen(f"{url}/answers/{id_}", timeout=5) as response:
+                assert json.load(response)["id"] == id_
+        server.terminate()
+        assert server.wait(10) in (0, -signal.SIGTERM)
+
+
+def starboard(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@contextmanager
+def serving() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server on a free port of its own choosing, once it listens."""
+    log = Path("serve.log")
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", "0"]
+    with log.open("wb") as stderr, subprocess.Popen(command, stderr=stderr) as server:
+        try:
+            until = time.monotonic() + 30
+            while "running on " not in log.read_text():
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.05)
+            yield server, log.read_text().split("running on ")[1].split()[0]
+        finally:
+            server.kill()
+
+
+def collect(url: str, returned: list[str]) -> None:
+    """Ask until the server is gone."""
+    body, kind = json.dumps({"prompt": "Which?"}).encode(), {"content-type": "application/json"}
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        while True:
+            request = urllib.request.Request(f"{url}/answer", body, kind)
+            with urllib.request.urlopen(request, timeout=5) as response:
+                returned.append(json.load(response)["id"])

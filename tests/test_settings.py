@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import NvidiaScorerSpec, OpenAICompatibleSpec, Settings, SettingsError
+from tests.conftest import settings
+
+
+def seated(of: Settings) -> list[str]:
+    return [seat.name for seat in of.seats if seat.why_not is None]
+
+
+def why_not(of: Settings, name: str) -> str | None:
+    return next(seat.why_not for seat in of.seats if seat.name == name)
+
+
+def write(text: str) -> None:
+    Path("starboard.toml").write_text(text)
+
+
+def test_without_a_key_the_embedded_members_sit_and_score() -> None:
+    assert seated(Settings()) == ["smollm2", "smollm2-warm"]
+    assert Settings().scorer_in_use.kind == "embedded"
+    assert why_not(Settings(), "claude") == "set ANTHROPIC_API_KEY"
+
+
+def test_a_key_seats_its_member_and_the_embedded_ones_stand_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "g")
+    assert seated(Settings()) == ["gemma"]
+    assert "name it in board" in str(why_not(Settings(), "smollm2"))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a")
+    monkeypatch.setenv("MISTRAL_API_KEY", "m")
+    assert seated(Settings()) == ["claude", "mistral", "gemma"]
+
+
+def test_google_has_two_names_for_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_API_KEY", "g")
+    assert seated(Settings()) == ["gemma"]
+
+
+def test_an_empty_variable_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "")
+    assert seated(Settings()) == ["smollm2", "smollm2-warm"]
+
+
+def test_default_board_order_puts_others_before_the_embedded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a")
+    write('[members.qwen]\nprovider = "openai_compatible"\nbase_url = "http://h/v1"\nmodel = "q"\n')
+    assert [seat.name for seat in Settings().seats] == [
+        "claude",
+        "mistral",
+        "gemma",
+        "qwen",
+        "smollm2",
+        "smollm2-warm",
+    ]
+
+
+def test_the_board_sets_who_sits_and_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a")
+    monkeypatch.setenv("GEMINI_API_KEY", "g")
+    write('board = ["smollm2", "gemma"]')
+    assert seated(Settings()) == ["smollm2", "gemma"]
+    assert why_not(Settings(), "claude") == "not named in board"
+
+
+def test_a_board_of_strangers_is_refused() -> None:
+    write('board = ["gpt"]')
+    with pytest.raises(ValidationError, match="no member named gpt"):
+        Settings()
+
+
+def test_a_row_changes_a_default_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a")
+    write('[members.claude]\nmodel = "claude-x"\n[members.gemma]\nenabled = false\n')
+    assert Settings().seats[0].model == "claude-x"
+    assert why_not(Settings(), "gemma") == "enabled = false"
+    monkeypatch.setenv("CLAUDE_MODEL", "claude-y")
+    assert Settings().seats[0].model == "claude-y"
+
+
+def test_a_default_name_may_take_another_provider() -> None:
+    write('[members.smollm2]\nprovider = "scripted"\nreply = "hi"\n')
+    assert seated(Settings()) == ["smollm2"]
+
+
+def test_the_key_of_a_host_comes_from_the_variable_its_row_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(
+        '[members.q]\nprovider = "openai_compatible"\nbase_url = "http://h/v1"\n'
+        'model = "q"\napi_key_env = "Q_KEY"\n'
+    )
+    assert why_not(Settings(), "q") == "set Q_KEY"
+    monkeypatch.setenv("Q_KEY", "secret")
+    spec = next(seat.spec for seat in Settings().seats if seat.name == "q")
+    assert isinstance(spec, OpenAICompatibleSpec)
+    assert spec.api_key is not None
+    assert spec.api_key.get_secret_value() == "secret"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("colour = 1", "colour"),
+        ('[members.claude]\napi_key = "sk-123456"', "keys are read from the environment"),
+        ('[members.x]\nprovider = "abacus"', "abacus"),
+        ('[members.x]\nprovider = "openai_compatible"\nmodel = "m"', "base_url"),
+        ("deadline_s = 0", "deadline_s"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_by_name(text: str, match: str) -> None:
+    write(text)
+    with pytest.raises(ValidationError, match=match) as caught:
+        Settings()
+    assert "sk-123456" not in str(caught.value)
+
+
+def test_a_file_that_is_not_toml_is_named() -> None:
+    write("= nonsense")
+    with pytest.raises(SettingsError, match=r"starboard\.toml"):
+        Settings()
+
+
+def test_a_config_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STARBOARD_CONFIG", "nowhere.toml")
+    with pytest.raises(SettingsError, match=r"nowhere\.toml"):
+        Settings()
+
+
+def test_the_reward_model_follows_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_API_KEY", "n")
+    monkeypatch.setenv("REWARD_MODEL", "nvidia/other")
+    scorer = Settings().scorer_in_use
+    assert isinstance(scorer, NvidiaScorerSpec)
+    assert scorer.model == "nvidia/other"
+    monkeypatch.setenv("STARBOARD_SCORER", "embedded")
+    assert Settings().scorer_in_use.kind == "embedded"
+
+
+def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("port = 9000")
+    assert Settings().port == 9000
+    monkeypatch.setenv("STARBOARD_PORT", "9001")
+    assert Settings().port == 9001
+
+
+def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-very-secret")
+    assert "sk-very-secret" not in repr(Settings()) + repr(Settings().seats)
+    assert "sk-very-secret" not in Settings().model_dump_json()
+
+
+def test_settings_from_values_need_no_file() -> None:
+    assert settings(port=1234).port == 1234
