@@ -261,9 +261,11 @@ async def test_three_vendors_and_their_scores_take_two_calls_not_six(database_ur
 
 
 async def test_the_fakes_saw_the_prompt_that_was_sent(database_url: str) -> None:
-    async with MistralFake() as fake:
-        async with serve(create_app(only_mistral(fake, database_url))) as client:
-            await ask(client, system="Be brief.", temperature=0.5, max_tokens=9)
+    async with (
+        MistralFake() as fake,
+        serve(create_app(only_mistral(fake, database_url))) as client,
+    ):
+        await ask(client, system="Be brief.", temperature=0.5, max_tokens=9)
     assert json.loads(fake.requests[-1].body) == {
         "model": "mistral-large-latest",
         "messages": [

@@ -201,9 +201,9 @@ async def test_a_cancelled_call_closes_its_connection(
 async def test_a_huge_body_is_not_read_to_its_end(http: httpx2.AsyncClient) -> None:
     async with OpenAICompatibleFake(api_key=None) as fake:
         fake.fail("huge_body")
+        url = f"{fake.base_url}/v1/chat/completions"
+        body = {"model": fake.models[0], "messages": [{"role": "user", "content": "a"}]}
         with pytest.raises(UpstreamError, match=f"over {MAX_BODY_BYTES // 2**20} MiB"):
-            url = f"{fake.base_url}/v1/chat/completions"
-            body = {"model": fake.models[0], "messages": [{"role": "user", "content": "a"}]}
             await post_json(http, "host", url, body, headers={})
 
 
