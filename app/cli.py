@@ -113,7 +113,9 @@ def models(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo("[" + ", ".join(seat.model_dump_json() for seat in seats) + "]")
         return
-    table = Table("seat", "provider", "model", "sits", "why not", "terms", box=None)
+    table = Table(box=None)
+    for heading in ("seat", "provider", "model", "sits", "why not", "terms"):
+        table.add_column(heading, overflow="fold")
     for seat in seats:
         sits = "[green]yes" if seat.seated else "[dim]no"
         row = (seat.name, seat.provider, seat.model, sits, seat.why_not or "", seat.terms or "")

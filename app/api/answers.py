@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Body, Path, Request, Response
 
-from app.api.documents import AnswerDocument, AnswerRequest, answer_document
+from app.api.documents import EXAMPLES, AnswerDocument, AnswerRequest, answer_document
 from app.api.problems import responses
 from app.api.services import Live
 
@@ -20,7 +20,9 @@ CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is there to read it
 
 
 @router.post("/answer", responses=responses(413, 422, 502, 503, 504))
-async def answer(body: AnswerRequest, request: Request, live: Live) -> AnswerDocument:
+async def answer(
+    body: Annotated[AnswerRequest, Body(openapi_examples=EXAMPLES)], request: Request, live: Live
+) -> AnswerDocument:
     """Put one prompt to the board and return the best original reply with its evidence."""
     settings, ensemble = live.settings, live.ensemble
     prompt = body.to_prompt(settings.max_tokens)

@@ -64,3 +64,6 @@ def _say_who_sits(services: Services) -> None:
     info = services.ensemble.scorer.info
     members = ", ".join(services.ensemble.members) or "nobody (see `starboard models`)"
     log.info("board: %s; scorer: %s (%s)", members, info.name, info.note or info.model)
+    for seat in services.seats:
+        if seat.why_not is None and (terms := health.terms_of(seat)):
+            log.info("%s: %s, used under %s", seat.name, seat.model, terms)

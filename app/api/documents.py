@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
+from fastapi.openapi.models import Example
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -111,23 +112,6 @@ class PlanRequest(_Request):
 class AnswerRequest(_Request):
     """One prompt for the board. Give exactly one of `prompt` and `messages`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"prompt": "Why is the sky blue?", "max_tokens": 64},
-                {
-                    "messages": [
-                        {"role": "user", "content": "Name a prime number."},
-                        {"role": "assistant", "content": "7"},
-                        {"role": "user", "content": "And a larger one?"},
-                    ],
-                    "system": "Answer in one sentence.",
-                    "max_tokens": 64,
-                },
-            ]
-        }
-    )
-
     prompt: Filled | None = None
     messages: Annotated[list[Turn], Field(min_length=1)] | None = None
     system: Text | None = None
@@ -191,6 +175,31 @@ class AnswerRequest(_Request):
             weights=Weights(**self.weights.model_dump()),
             deadline_s=self.deadline_s or deadline_s,
         )
+
+
+# Shown in Swagger UI; they name no member, so that they run as they stand on any board.
+EXAMPLES: dict[str, Example] = {
+    "prompt": {"value": {"prompt": "Why is the sky blue?", "max_tokens": 64}},
+    "conversation": {
+        "value": {
+            "system": "Answer in one sentence.",
+            "messages": [
+                {"role": "user", "content": "Name a prime number."},
+                {"role": "assistant", "content": "7"},
+                {"role": "user", "content": "And a larger one?"},
+            ],
+            "max_tokens": 64,
+        }
+    },
+    "weights": {
+        "summary": "prefer short replies",
+        "value": {
+            "prompt": "What is a reward model?",
+            "weights": {"verbosity": -1},
+            "max_tokens": 64,
+        },
+    },
+}
 
 
 class AttributesDocument(BaseModel):

@@ -85,11 +85,12 @@ def seat_document(seat: Seat, faults: Mapping[str, str | None] | None = None) ->
         seated=seat.why_not is None,
         why_not=seat.why_not,
         healthy=faults[_member(seat.name)] is None if faults is not None and asked else None,
-        terms=_terms(seat),
+        terms=terms_of(seat),
     )
 
 
-def _terms(seat: Seat) -> str | None:
+def terms_of(seat: Seat) -> str | None:
+    """The licence or terms that the model of an embedded seat comes under; None for others."""
     if not isinstance(seat.spec, EmbeddedSpec):
         return None
     from app.providers.embedded import MODEL_FILES
