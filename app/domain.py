@@ -32,6 +32,7 @@ FailureKind = Literal[
 ]
 Scale = Literal["helpsteer", "scalar"]
 Quality = Literal["full", "degraded"]
+OnPartial = Literal["wait", "accept", "fail"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,15 @@ class Message:
 class Prompt:
     """Messages and sampling parameters of one request.
 
-    `temperature` None leaves the choice to each member. Raises `ValueError` unless the turns
-    (everything but system messages) begin and end with the user.
+    `temperature` None leaves the choice to each member. `sample` counts the samples of one prompt
+    from 0, so that a member with a seed draws each differently. Raises `ValueError` unless the
+    turns (everything but system messages) begin and end with the user.
     """
 
     messages: tuple[Message, ...]
     max_tokens: int = 512
     temperature: float | None = None
+    sample: int = 0
 
     def __post_init__(self) -> None:
         turns = self.turns
@@ -205,12 +208,14 @@ class ScoredCandidate:
     """A candidate with its score, and the score's reward under the plan's weights.
 
     `score` is None if there was nothing to score (the candidate failed). `reward` is None
-    whenever there is no usable score: absent is never 0.
+    whenever there is no usable score: absent is never 0. `extracted` is the comparable final
+    answer inside the reply, where a vote asked for it and there is one.
     """
 
     candidate: Candidate
     score: Score | None = None
     reward: float | None = None
+    extracted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +223,8 @@ class ScorerInfo:
     """Who scored, and how far its rewards can be trusted.
 
     `resolution` is the margin, in reward under the default weights, below which this scorer
-    cannot tell two replies apart.
+    cannot tell two replies apart. `length_slope` is how much reward it gives for a unit of log
+    length among honest replies; length control takes that off.
     """
 
     name: str
@@ -226,14 +232,25 @@ class ScorerInfo:
     scale: Scale
     resolution: float
     note: str | None = None
+    length_slope: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How one run is to be done.
 
-    `members` are the seats asked, in board order; ties go to the earlier one. `deadline_s` is
-    the whole run's limit. `resolution` is the tie margin under `weights`.
+    `members` are the seats asked, in board order; ties go to the earlier one. `samples` is how
+    often each is asked. `deadline_s` is the whole run's limit. `resolution` is the tie margin
+    under `weights`.
+
+    `threshold` is the reward at which `cascade` and `first_good` stop. `order` is the order in
+    which `cascade` asks, cheapest first; without it, board order backwards. `top_k` replies are
+    fused by `aggregator`, without which it is the first seat. Below `floor` nothing is chosen.
+    `reserves` are asked one by one, each in the place of a member that failed. `quorum` is the
+    fewest replies that make an answer; `on_partial` says what happens to a slow rest: "wait" for
+    it until the deadline, "accept" a quorum of scored replies at once, or "fail" unless everyone
+    replies. After `hedge_s` a member that has not replied is asked a second time, and the first
+    reply counts. `length_slope` is the reward per unit of log length that is taken off.
     """
 
     members: tuple[str, ...]
@@ -242,6 +259,16 @@ class Plan:
     weights: Weights = field(default_factory=Weights)
     deadline_s: float = 60.0
     resolution: float = 0.0
+    threshold: float | None = None
+    order: tuple[str, ...] = ()
+    top_k: int = 3
+    aggregator: str | None = None
+    floor: float | None = None
+    reserves: tuple[str, ...] = ()
+    quorum: int = 1
+    on_partial: OnPartial = "wait"
+    hedge_s: float | None = None
+    length_slope: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +276,9 @@ class Selection:
     """What a strategy chose and why.
 
     `winner` and `ranking` hold candidate ids; only candidates that were compared are ranked.
-    `margin` is the highest reward minus the next, None with fewer than two rewards.
+    `margin` is the highest reward minus the next, None with fewer than two rewards. `votes` are
+    the extracted answers with what each got. `length_control` says what it changed. `not_called`
+    are the members that the strategy had no need of.
     """
 
     winner: str | None
@@ -258,6 +287,9 @@ class Selection:
     reason: str
     margin: float | None = None
     tie_break: str | None = None
+    votes: Mapping[str, float] | None = None
+    length_control: str | None = None
+    not_called: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -45,6 +46,8 @@ from app.errors import (
     as_failure,
     boundary,
 )
+from app.extraction import agreement
+from app.fusion import fusion_prompt
 from app.providers import Provider
 from app.scorers import Scorer
 from app.selection import STRATEGIES
@@ -52,6 +55,7 @@ from app.selection import STRATEGIES
 T = TypeVar("T")
 
 ATTEMPTS = 2
+VOTES = ("majority_vote", "weighted_vote")
 
 
 class AnswerSink(Protocol):
@@ -86,65 +90,239 @@ class Ensemble:
         `DeadlineError` if no member replied; that run is stored too.
         """
         self._check(plan)
-        tell = listener or _ignore
         info = self.scorer.info
-        plan = replace(plan, resolution=_resolution(info, plan.weights))
+        plan = replace(
+            plan,
+            resolution=_resolution(info, plan.weights),
+            length_slope=info.length_slope * _stretch(plan.weights),
+        )
         run = _Run(_now(), plan.deadline_s, self.timeout_s)
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._member(run, self.members[name], prompt, plan, tell))
-                for name in plan.members
-                for _ in range(plan.samples)
-            ]
-        candidates = tuple(task.result() for task in tasks)
+        panel = _Panel(self, run, prompt, plan, listener or _ignore)
+        candidates = await _with_extracted(await _ask(panel), plan)
         answer = _answer(run, prompt, plan, candidates=candidates, scorer=info, tags=tags or {})
         await self.store.save(answer)
-        tell(Selected(answer))
-        _raise_if_nobody_replied(answer, run)
+        panel.tell(Selected(answer))
+        _raise_if_unanswered(answer, run)
         return answer
 
     def _check(self, plan: Plan) -> None:
         if not self.members:
             raise NoBoardError("set a key or configure a member; `starboard models` says which")
-        for name in plan.members:
-            if name not in self.members:
-                seated = ", ".join(self.members)
-                raise InvalidRequestError("members", f"{name} is not seated; seated: {seated}")
+        calls = len(plan.members) * plan.samples + len(plan.reserves)
+        if plan.quorum > calls:
+            raise InvalidRequestError("plan.quorum", f"{plan.quorum} of {calls} calls cannot be")
+        if plan.strategy in ("cascade", "first_good") and plan.threshold is None:
+            raise InvalidRequestError("plan.threshold", f"{plan.strategy} needs a threshold")
+        named = {
+            "members": plan.members,
+            "plan.order": plan.order,
+            "plan.reserves": plan.reserves,
+            "plan.aggregator": (plan.aggregator,) if plan.aggregator else (),
+        }
+        for field, names in named.items():
+            for name in names:
+                if name not in self.members:
+                    seated = ", ".join(self.members)
+                    raise InvalidRequestError(field, f"{name} is not seated; seated: {seated}")
         if plan.strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise InvalidRequestError("plan.strategy", f"not known; known: {known}")
 
-    async def _member(
-        self, run: _Run, provider: Provider, prompt: Prompt, plan: Plan, tell: Listener
-    ) -> ScoredCandidate:
-        tell(Started(provider.name))
+
+@dataclass(frozen=True)
+class _Panel:
+    """The members of one run: asks them, scores what they reply, and knows when it is enough."""
+
+    ensemble: Ensemble
+    run: _Run
+    prompt: Prompt
+    plan: Plan
+    tell: Listener
+
+    async def gather(
+        self, names: Sequence[str], reserves: Sequence[str] = ()
+    ) -> list[ScoredCandidate]:
+        """Ask these members at once; a reserve takes the place of each that fails.
+
+        Returns as soon as the plan has what it wants, with the rest cancelled and recorded so.
+        """
+        waiting, samples = list(reserves), Counter[str]()
+        asked: dict[asyncio.Task[ScoredCandidate], tuple[str, float]] = {}
+
+        def ask(name: str) -> None:
+            prompt = replace(self.prompt, sample=samples[name])
+            samples[name] += 1
+            member = self.member(name, self.ensemble.members[name], prompt)
+            asked[asyncio.ensure_future(member)] = (name, _now())
+
+        for name in names:
+            ask(name)
+        pending = set(asked)
+        try:
+            while pending and not self._enough([task.result() for task in asked if task.done()]):
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if isinstance(task.result().candidate.outcome, Failure) and waiting:
+                        ask(waiting.pop(0))
+                pending |= {task for task in asked if not task.done()}
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        return [
+            self._cancelled(name, since) if task.cancelled() else task.result()
+            for task, (name, since) in asked.items()
+        ]
+
+    async def member(self, name: str, provider: Provider, prompt: Prompt) -> ScoredCandidate:
+        """One member's candidate under `name`, scored."""
+        self.tell(Started(name))
         started = _now()
-        outcome = await run.call(provider.name, lambda: provider.complete(prompt))
+        outcome = await self._complete(name, provider, prompt)
         candidate = Candidate(
             id=new_id("cand"),
-            member=provider.name,
+            member=name,
             model=outcome.model if isinstance(outcome, Completion) else provider.model,
             outcome=outcome,
             latency_s=_now() - started,
         )
         if isinstance(outcome, Failure):
-            tell(Failed(candidate))
+            self.tell(Failed(candidate))
             return ScoredCandidate(candidate)
-        tell(Completed(candidate))
+        self.tell(Completed(candidate))
         if not outcome.text.strip():  # withheld without a word: there is nothing to score
             return ScoredCandidate(candidate)
-        score = await self._score(run, prompt, outcome)
-        scored = ScoredCandidate(candidate, score, _reward(score, plan.weights))
-        tell(Scored(scored))
+        score = await self._score(outcome)
+        scored = ScoredCandidate(candidate, score, _reward(score, self.plan.weights))
+        self.tell(Scored(scored))
         return scored
 
-    async def _score(self, run: _Run, prompt: Prompt, completion: Completion) -> Score:
+    async def _complete(
+        self, name: str, provider: Provider, prompt: Prompt
+    ) -> Completion | Failure:
+        """The member's reply; with a hedge, whichever of two calls replies first."""
+
+        def call() -> Awaitable[Completion | Failure]:
+            return self.run.call(name, lambda: provider.complete(prompt))
+
+        if self.plan.hedge_s is None:
+            return await call()
+        first = asyncio.ensure_future(call())
+        calls = {first}
+        try:
+            await asyncio.wait(calls, timeout=self.plan.hedge_s)
+            if first.done():
+                return first.result()
+            calls.add(asyncio.ensure_future(call()))
+            return await _first_reply(calls)
+        finally:
+            for task in calls:
+                task.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _score(self, completion: Completion) -> Score:
         started = _now()
-        name = self.scorer.info.name
-        score = await run.call(name, lambda: self.scorer.score(prompt, completion))
+        scorer = self.ensemble.scorer
+        score = await self.run.call(scorer.info.name, lambda: scorer.score(self.prompt, completion))
         if isinstance(score, Failure):
             score = Score(score)
         return replace(score, latency_s=_now() - started)
+
+    def _enough(self, found: Sequence[ScoredCandidate]) -> bool:
+        rewards = [c.reward for c in found if c.reward is not None and _honest(c)]
+        if self.plan.strategy == "first_good" and _clears(rewards, self.plan):
+            return True
+        return self.plan.on_partial == "accept" and len(rewards) >= self.plan.quorum
+
+    def _cancelled(self, name: str, since: float) -> ScoredCandidate:
+        failure = Failure("cancelled", f"{name}: no longer needed")
+        model = self.ensemble.members[name].model
+        candidate = Candidate(new_id("cand"), name, model, failure, _now() - since)
+        self.tell(Failed(candidate))
+        return ScoredCandidate(candidate)
+
+
+async def _ask(panel: _Panel) -> tuple[ScoredCandidate, ...]:
+    """Who is asked, and in what order: the part of a strategy that takes time."""
+    plan = panel.plan
+    match plan.strategy:
+        case "single":
+            first, *others = plan.members
+            return tuple(await panel.gather([first], [*plan.reserves, *others]))
+        case "cascade":
+            return tuple(await _cascade(panel))
+        case "fuse":
+            found = await panel.gather(_calls(plan), plan.reserves)
+            return (*found, *await _fuse(panel, found))
+        case _:
+            return tuple(await panel.gather(_calls(plan), plan.reserves))
+
+
+async def _cascade(panel: _Panel) -> list[ScoredCandidate]:
+    """One member after the other, until a reply clears the threshold."""
+    plan = panel.plan
+    found: list[ScoredCandidate] = []
+    for name in plan.order or plan.members[::-1]:
+        found += await panel.gather([name] * plan.samples)
+        if _clears([c.reward for c in found if c.reward is not None and _honest(c)], plan):
+            break
+    return found
+
+
+async def _fuse(panel: _Panel, found: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
+    """A new reply, written from the best ones; a candidate like any other from here on."""
+    plan = panel.plan
+    best = STRATEGIES["best_of_n"](found, plan).ranking[: plan.top_k]
+    by_id = {c.candidate.id: c.candidate.outcome for c in found}
+    texts = [o.text for id_ in best if isinstance(o := by_id[id_], Completion)]
+    if len(texts) < 2:  # noqa: PLR2004 - one reply is nothing to fuse
+        return []
+    name = plan.aggregator or plan.members[0]
+    aggregator = panel.ensemble.members[name]
+    fused = await panel.member(f"{name} (fusion)", aggregator, fusion_prompt(panel.prompt, texts))
+    return [fused]
+
+
+def _calls(plan: Plan) -> list[str]:
+    return [name for name in plan.members for _ in range(plan.samples)]
+
+
+def _clears(rewards: Sequence[float], plan: Plan) -> bool:
+    return plan.threshold is not None and any(reward >= plan.threshold for reward in rewards)
+
+
+def _honest(candidate: ScoredCandidate) -> bool:
+    outcome = candidate.candidate.outcome
+    return isinstance(outcome, Completion) and not outcome.withheld
+
+
+async def _first_reply(calls: set[asyncio.Task[Completion | Failure]]) -> Completion | Failure:
+    """The first completion of several calls; a failure only if all fail."""
+    pending = set(calls)
+    failure: Failure | None = None
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            outcome = task.result()
+            if isinstance(outcome, Completion):
+                return outcome
+            failure = outcome
+    assert failure is not None
+    return failure
+
+
+async def _with_extracted(
+    candidates: tuple[ScoredCandidate, ...], plan: Plan
+) -> tuple[ScoredCandidate, ...]:
+    """The candidates with their extracted answers, if the plan takes a vote."""
+    if plan.strategy not in VOTES:
+        return candidates
+    texts = [
+        c.candidate.outcome.text if isinstance(c.candidate.outcome, Completion) else ""
+        for c in candidates
+    ]
+    answers = await asyncio.to_thread(agreement, texts)
+    return tuple(replace(c, extracted=a) for c, a in zip(candidates, answers, strict=True))
 
 
 @dataclass(frozen=True)
@@ -211,6 +389,9 @@ def _answer(
     tags: Mapping[str, str],
 ) -> Answer:
     selection = STRATEGIES[plan.strategy](candidates, plan)
+    asked = {c.candidate.member for c in candidates}
+    not_called = tuple(name for name in plan.members if name not in asked)
+    selection = replace(selection, not_called=not_called)
     missing = _missing(candidates, scorer)
     return Answer(
         id=new_id("ans"),
@@ -229,7 +410,11 @@ def _answer(
 
 def _missing(candidates: Sequence[ScoredCandidate], info: ScorerInfo) -> tuple[str, ...]:
     """Members, then the scorer, that did not deliver."""
-    names = [c.candidate.member for c in candidates if isinstance(c.candidate.outcome, Failure)]
+    names = [
+        c.candidate.member
+        for c in candidates
+        if isinstance(c.candidate.outcome, Failure) and c.candidate.outcome.kind != "cancelled"
+    ]
     unscored = any(c.score is not None and isinstance(c.score.outcome, Failure) for c in candidates)
     return tuple(dict.fromkeys([*names, *([info.name] if unscored else [])]))
 
@@ -259,28 +444,36 @@ def _reward(score: Score, weights: Weights) -> float | None:
 def _resolution(info: ScorerInfo, weights: Weights) -> float:
     """The scorer's resolution was measured under the default weights; other weights stretch
     attribute rewards by their magnitude."""
-    if info.scale == "scalar":
-        return info.resolution
-    return info.resolution * weights.magnitude / Weights().magnitude
+    return info.resolution * (1.0 if info.scale == "scalar" else _stretch(weights))
+
+
+def _stretch(weights: Weights) -> float:
+    return weights.magnitude / Weights().magnitude
 
 
 def _any_scalar(candidates: Sequence[ScoredCandidate]) -> bool:
     return any(c.score and isinstance(c.score.outcome, ScalarReward) for c in candidates)
 
 
-def _raise_if_nobody_replied(answer: Answer, run: _Run) -> None:
+def _raise_if_unanswered(answer: Answer, run: _Run) -> None:
+    """Raise if too few members replied. To abstain is an answer; to have none is an error."""
+    plan = answer.plan
+    outcomes = [c.candidate.outcome for c in answer.candidates]
+    replies = sum(isinstance(outcome, Completion) for outcome in outcomes)
     failures = {
         c.candidate.member: c.candidate.outcome
         for c in answer.candidates
         if isinstance(c.candidate.outcome, Failure)
     }
-    if answer.selection.winner is not None:
+    if replies >= plan.quorum and not (plan.on_partial == "fail" and answer.missing):
         return
     late = any(failure.kind == "timeout" for failure in failures.values())
     if late and run.remaining_s <= 0:
-        detail = f"no member replied within {run.deadline_s:g} s"
+        detail = f"{replies} replies within {run.deadline_s:g} s"
         raise DeadlineError(detail, failures, answer.id)
-    raise NoCandidateError("see `members` for what each one met with", failures, answer.id)
+    wanted = "all" if plan.on_partial == "fail" else f"at least {plan.quorum}"
+    detail = f"{replies} of {len(outcomes)} replied, {wanted} must; see `members` for the rest"
+    raise NoCandidateError(detail, failures, answer.id)
 
 
 def _out_of_time(name: str, deadline_s: float) -> UpstreamError:

@@ -8,7 +8,7 @@
         ├── AnswerNotFoundError     404
         ├── NoBoardError            503  no member is seated
         ├── StoreError              503  the database does not answer
-        ├── NoCandidateError        502  every member failed
+        ├── NoCandidateError        502  too few members replied
         └── DeadlineError           504  the deadline passed with nothing to show
 
 Adapters raise `UpstreamError`; whatever else escapes a vendor's package is attributed by
@@ -94,10 +94,11 @@ class StoreError(RequestError):
 
 
 class NoCandidateError(RequestError):
-    """Every member failed. `failures` says how, by member; the run is stored as `answer_id`."""
+    """Too few members replied, most often none. `failures` says how, by member; the run is
+    stored as `answer_id`."""
 
     status = 502
-    title = "Every member failed"
+    title = "Too few members replied"
 
     def __init__(self, detail: str, failures: Mapping[str, Failure], answer_id: str) -> None:
         super().__init__(detail)
@@ -107,7 +108,7 @@ class NoCandidateError(RequestError):
 
 class DeadlineError(NoCandidateError):
     status = 504
-    title = "The deadline passed before any member replied"
+    title = "The deadline passed before enough members replied"
 
 
 def as_failure(error: UpstreamError) -> Failure:

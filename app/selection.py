@@ -1,8 +1,17 @@
-"""Strategies: pure functions from scored candidates and a plan to a selection."""
+"""Strategies: pure functions from scored candidates and a plan to a selection.
+
+All of them choose among comparable replies: what a vendor withheld (refusal, filter) comes into
+it only if there is nothing else, a failure never does, and a reply that could not be scored never
+beats a scored one without the selection saying so. The order in which candidates come does not
+matter.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from app.domain import Completion, Plan, ScoredCandidate, Selection
 
@@ -11,45 +20,184 @@ Strategy = Callable[[Sequence[ScoredCandidate], Plan], Selection]
 
 def best_of_n(candidates: Sequence[ScoredCandidate], plan: Plan) -> Selection:
     """The candidate with the highest reward; rewards within the plan's resolution of it are tied,
-    and a tie goes to the earliest seat in board order.
+    and a tie goes to the earliest seat in board order."""
+    field = _field(candidates, plan)
+    if not field.replies:
+        return Selection(None, (), plan.strategy, f"none of {len(candidates)} members replied")
+    if not field.scored:
+        reason = f"no reply could be scored: first of {len(field.replies)} in board order"
+        return Selection(field.replies[0].candidate.id, (), plan.strategy, reason)
+    chosen = _highest(field, plan)
+    if plan.length_slope:
+        uncontrolled = _highest(field.raw, plan)
+        chosen = replace(chosen, length_control=_length_control(field, chosen, uncontrolled, plan))
+    return _above_floor(field, chosen, plan)
 
-    Only like is compared with like: replies a vendor withheld (refusal, filter) come into it if
-    there is no other, unscored ones if nothing was scored. Failures are never chosen. The order
-    in which `candidates` come does not matter.
+
+def majority_vote(candidates: Sequence[ScoredCandidate], plan: Plan) -> Selection:
+    """The most frequent extracted answer (self-consistency, arXiv 2203.11171), shown by its
+    highest reward. Equal counts go to the answer of the earliest seat."""
+    return _vote(candidates, plan, lambda field: {c.candidate.id: 1.0 for c in field.replies})
+
+
+def weighted_vote(candidates: Sequence[ScoredCandidate], plan: Plan) -> Selection:
+    """The extracted answer with most weight, shown by its highest reward.
+
+    A reply's weight is logistic in its reward against the mean, in units of the resolution, so
+    that differences the scorer cannot see hardly count, a plain failure counts for nothing, and
+    neither shifting nor scaling the rewards matters. Unscored replies do not vote.
     """
-    replies = [c for c in candidates if isinstance(c.candidate.outcome, Completion)]
-    honest = [c for c in replies if not _withheld(c)]
-    field = _in_board_order(honest or replies, plan)
-    if not field:
-        return Selection(None, (), "best_of_n", f"none of {len(candidates)} members replied")
-    scored = [c for c in field if c.reward is not None]
-    if not scored:
-        reason = f"no reply could be scored: first of {len(field)} in board order"
-        return Selection(field[0].candidate.id, (), "best_of_n", reason)
-    passed_over = _passed_over(len(replies) - len(field), len(field) - len(scored))
-    return _compare(scored, plan, passed_over)
+    return _vote(candidates, plan, lambda field: _confidence(field, plan))
 
 
-STRATEGIES: Mapping[str, Strategy] = {"best_of_n": best_of_n}
+STRATEGIES: Mapping[str, Strategy] = {
+    "best_of_n": best_of_n,
+    "majority_vote": majority_vote,
+    "weighted_vote": weighted_vote,
+    # These differ in who is asked and when (ensemble.py); what came back is compared as above.
+    "single": best_of_n,
+    "cascade": best_of_n,
+    "first_good": best_of_n,
+    "fuse": best_of_n,
+}
 
 
-def _compare(scored: Sequence[ScoredCandidate], plan: Plan, passed_over: str) -> Selection:
-    by_reward = sorted(scored, key=_reward, reverse=True)
+@dataclass(frozen=True)
+class _Field:
+    """What may be compared, in board order, and the rewards it is compared by."""
+
+    replies: Sequence[ScoredCandidate]
+    rewards: Mapping[str, float]
+    left_out: str
+    raw_rewards: Mapping[str, float]
+
+    @property
+    def scored(self) -> list[ScoredCandidate]:
+        return [c for c in self.replies if c.candidate.id in self.rewards]
+
+    @property
+    def raw(self) -> _Field:
+        """Without length control."""
+        return replace(self, rewards=self.raw_rewards)
+
+    def reward(self, candidate: ScoredCandidate) -> float:
+        return self.rewards[candidate.candidate.id]
+
+
+def _field(candidates: Sequence[ScoredCandidate], plan: Plan) -> _Field:
+    replied = [c for c in candidates if isinstance(c.candidate.outcome, Completion)]
+    honest = [c for c in replied if not _withheld(c)]
+    replies = sorted(honest or replied, key=lambda c: (_seat(c, plan), c.candidate.id))
+    raw = {c.candidate.id: c.reward for c in replies if c.reward is not None}
+    rewards = {id_: raw[id_] - plan.length_slope * excess for id_, excess in _lengths(replies, raw)}
+    left_out = _left_out(len(replied) - len(replies), len(replies) - len(raw))
+    return _Field(replies, rewards, left_out, raw)
+
+
+def _lengths(
+    replies: Sequence[ScoredCandidate], raw: Mapping[str, float]
+) -> list[tuple[str, float]]:
+    """Log length of each scored reply, less their mean."""
+    logs = [(c.candidate.id, math.log1p(len(_text(c)))) for c in replies if c.candidate.id in raw]
+    mean = sum(log for _, log in logs) / len(logs) if logs else 0.0
+    return [(id_, log - mean) for id_, log in logs]
+
+
+def _highest(field: _Field, plan: Plan) -> Selection:
+    scored = field.scored
+    by_reward = sorted(scored, key=field.reward, reverse=True)
     top = by_reward[0]
-    tied = [c for c in scored if _gap(top, c) < plan.resolution or _gap(top, c) == 0]
+
+    def gap(other: ScoredCandidate) -> float:
+        return field.reward(top) - field.reward(other)
+
+    tied = [c for c in scored if gap(c) < plan.resolution or gap(c) == 0]
     rest = [c for c in by_reward if c not in tied]
-    margin = _gap(top, by_reward[1]) if len(by_reward) > 1 else None
     tie_break = None
     if len(tied) > 1:
         tie_break = f"board order: {len(tied)} within the resolution of {plan.resolution:.3g}"
     return Selection(
         winner=tied[0].candidate.id,
         ranking=tuple(c.candidate.id for c in [*tied, *rest]),
-        strategy="best_of_n",
-        reason=_reason(tied, rest, plan) + passed_over,
-        margin=margin,
+        strategy=plan.strategy,
+        reason=_reason(tied, rest, plan) + field.left_out,
+        margin=gap(by_reward[1]) if len(by_reward) > 1 else None,
         tie_break=tie_break,
     )
+
+
+def _vote(
+    candidates: Sequence[ScoredCandidate],
+    plan: Plan,
+    weigh: Callable[[_Field], Mapping[str, float]],
+) -> Selection:
+    field = _field(candidates, plan)
+    weights = weigh(field)
+    votes: dict[str, float] = defaultdict(float)
+    voters = [c for c in field.replies if c.extracted is not None and c.candidate.id in weights]
+    for c in voters:
+        votes[str(c.extracted)] += weights[c.candidate.id]
+    if not votes:
+        chosen = best_of_n(candidates, plan)
+        return replace(chosen, reason=f"no answer could be extracted to vote on; {chosen.reason}")
+    most = max(votes.values())
+    # Sums of floats in another order may differ in their last digits.
+    leading = {answer for answer, weight in votes.items() if math.isclose(weight, most)}
+    agreed = next(c.extracted for c in voters if c.extracted in leading)
+    camp = _field([c for c in voters if c.extracted == agreed], plan)
+    shown = _highest(camp, plan) if camp.scored else None
+    winner = shown.winner if shown else camp.replies[0].candidate.id
+    first = shown.ranking if shown else [c.candidate.id for c in camp.replies]
+    others = sorted((c for c in field.scored if c not in camp.replies), key=field.reward)[::-1]
+    tie_break = f"board order: {len(leading)} answers got as much" if len(leading) > 1 else None
+    return _above_floor(
+        field,
+        Selection(
+            winner=winner,
+            ranking=(*first, *(c.candidate.id for c in others)),
+            strategy=plan.strategy,
+            reason=_vote_reason(camp, voters, len(votes), scored=bool(shown)) + field.left_out,
+            margin=shown.margin if shown else None,
+            tie_break=tie_break or (shown.tie_break if shown else None),
+            votes=dict(sorted(votes.items(), key=lambda vote: (-vote[1], vote[0]))),
+        ),
+        plan,
+    )
+
+
+def _vote_reason(
+    camp: _Field, voters: Sequence[ScoredCandidate], answers: int, *, scored: bool
+) -> str:
+    said = f"{len(camp.replies)} of {len(voters)} voters agree, of {answers} answers"
+    return said if scored else f"{said}; none of them could be scored: first in board order"
+
+
+def _confidence(field: _Field, plan: Plan) -> Mapping[str, float]:
+    if not field.rewards:
+        return {}
+    mean = sum(field.rewards.values()) / len(field.rewards)
+    spread = max(field.rewards.values()) - min(field.rewards.values())
+    unit = plan.resolution or spread or 1.0
+    # Beyond 30 units the exponential is 0 or 1 for all that matters; further out it overflows.
+    steps = {i: max(-30.0, min(30.0, (r - mean) / unit)) for i, r in field.rewards.items()}
+    return {id_: 1 / (1 + math.exp(-step)) for id_, step in steps.items()}
+
+
+def _above_floor(field: _Field, chosen: Selection, plan: Plan) -> Selection:
+    """The selection, or none if what it chose has a reward under the plan's floor."""
+    reward = field.raw_rewards.get(chosen.winner or "")
+    if plan.floor is None or reward is None or reward >= plan.floor:
+        return chosen
+    reason = f"abstained: the best reward, {reward:.3g}, is under the floor of {plan.floor:.3g}"
+    return replace(chosen, winner=None, tie_break=None, reason=reason)
+
+
+def _length_control(field: _Field, chosen: Selection, raw: Selection, plan: Plan) -> str:
+    told = f"{plan.length_slope:.3g} of reward taken off for each unit of log length"
+    if chosen.winner == raw.winner:
+        return f"{told}; the choice is the same without"
+    other = next(c for c in field.replies if c.candidate.id == raw.winner)
+    return f"{told}; without it {other.candidate.member} would have been chosen"
 
 
 def _reason(tied: Sequence[ScoredCandidate], rest: Sequence[ScoredCandidate], plan: Plan) -> str:
@@ -65,7 +213,7 @@ def _reason(tied: Sequence[ScoredCandidate], rest: Sequence[ScoredCandidate], pl
     return said
 
 
-def _passed_over(withheld: int, unscored: int) -> str:
+def _left_out(withheld: int, unscored: int) -> str:
     said = [
         f"{count} {what} not compared"
         for count, what in ((withheld, "withheld"), (unscored, "unscored"))
@@ -74,21 +222,16 @@ def _passed_over(withheld: int, unscored: int) -> str:
     return f" ({', '.join(said)})" if said else ""
 
 
-def _in_board_order(candidates: Sequence[ScoredCandidate], plan: Plan) -> list[ScoredCandidate]:
-    return sorted(candidates, key=lambda c: (_seat(c, plan), c.candidate.id))
-
-
 def _seat(candidate: ScoredCandidate, plan: Plan) -> int:
-    return plan.members.index(candidate.candidate.member)
+    """Place in board order; what has no seat of its own (a fusion, a reserve) comes after."""
+    seats = (*plan.members, *plan.reserves)
+    member = candidate.candidate.member
+    return seats.index(member) if member in seats else len(seats)
 
 
-def _gap(top: ScoredCandidate, other: ScoredCandidate) -> float:
-    return _reward(top) - _reward(other)
-
-
-def _reward(candidate: ScoredCandidate) -> float:
-    assert candidate.reward is not None  # callers pass scored candidates only
-    return candidate.reward
+def _text(candidate: ScoredCandidate) -> str:
+    outcome = candidate.candidate.outcome
+    return outcome.text if isinstance(outcome, Completion) else ""
 
 
 def _withheld(candidate: ScoredCandidate) -> bool:

@@ -32,6 +32,7 @@ from app.domain import (
     FailureKind,
     FinishReason,
     Message,
+    OnPartial,
     Plan,
     Prompt,
     Quality,
@@ -90,23 +91,47 @@ class WeightsRequest(_Request):
     verbosity: FiniteFloat = PUBLISHED.verbosity
 
 
+Names = Annotated[list[str], Field(min_length=1, max_length=32)]
+
+
 class PlanRequest(_Request):
-    strategy: str = "best_of_n"
-    samples: int = Field(default=1, ge=1)
+    """How the board is asked and how the reply is chosen (docs/strategies.md)."""
 
-    @field_validator("strategy")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value != "best_of_n":
-            raise ValueError("only best_of_n is available in this version")
-        return value
-
-    @field_validator("samples")
-    @classmethod
-    def _one(cls, value: int) -> int:
-        if value != 1:
-            raise ValueError("only one sample a member is available in this version")
-        return value
+    strategy: Literal[
+        "best_of_n",
+        "majority_vote",
+        "weighted_vote",
+        "single",
+        "cascade",
+        "first_good",
+        "fuse",
+    ] = "best_of_n"
+    samples: int = Field(default=1, ge=1, le=16, description="Replies asked of each member.")
+    threshold: FiniteFloat | None = Field(
+        default=None, description="Reward at which cascade and first_good stop."
+    )
+    order: Names | None = Field(
+        default=None, description="Order in which cascade asks; default: board order backwards."
+    )
+    top_k: int = Field(default=3, ge=2, le=8, description="Replies that fuse works from.")
+    aggregator: str | None = Field(
+        default=None, description="Member that writes the fusion; default: the first seat."
+    )
+    floor: FiniteFloat | None = Field(
+        default=None, description="Reward under which no reply is chosen; `answer` is then null."
+    )
+    reserves: Names | None = Field(
+        default=None, description="Members asked one by one in the place of any that fail."
+    )
+    quorum: int = Field(default=1, ge=1, description="Fewest replies that make an answer.")
+    on_partial: OnPartial = Field(
+        default="wait",
+        description="wait: for all until the deadline; accept: a scored quorum at once; "
+        "fail: 502 unless everyone replies.",
+    )
+    hedge_s: FiniteFloat | None = Field(
+        default=None, gt=0, description="Seconds after which a silent member is asked again."
+    )
 
 
 class AnswerRequest(_Request):
@@ -170,10 +195,11 @@ class AnswerRequest(_Request):
         unknown = [name for name in asked if name not in order]
         return Plan(
             members=(*(name for name in order if name in asked), *unknown),
-            strategy=self.plan.strategy,
-            samples=self.plan.samples,
             weights=Weights(**self.weights.model_dump()),
             deadline_s=self.deadline_s or deadline_s,
+            order=tuple(self.plan.order or ()),
+            reserves=tuple(self.plan.reserves or ()),
+            **self.plan.model_dump(exclude={"order", "reserves"}),
         )
 
 
@@ -227,6 +253,7 @@ class ScorerDocument(BaseModel):
     scale: Scale
     resolution: float
     note: str | None
+    length_slope: float
 
 
 class DecisionDocument(BaseModel):
@@ -235,6 +262,9 @@ class DecisionDocument(BaseModel):
     margin: float | None
     tie_break: str | None
     reason: str
+    votes: dict[str, float] | None
+    length_control: str | None
+    not_called: list[str]
 
 
 class TimingsDocument(BaseModel):
@@ -260,12 +290,14 @@ class CandidateDocument(BaseModel):
     failure: FailureDocument | None
     score_failure: FailureDocument | None
     score_note: str | None
+    extracted: str | None
 
 
 class AnswerDocument(BaseModel):
     """The best original reply, with its scores and the evidence for the choice.
 
-    `answer` and what goes with it are null only for a stored run in which every member failed.
+    `answer` and what goes with it are null where nothing was chosen: every reply was under the
+    plan's floor (`decision.reason` says so), or, in a stored run, too few members replied.
     """
 
     id: str
@@ -321,6 +353,9 @@ def answer_document(answer: Answer) -> AnswerDocument:
             margin=answer.selection.margin,
             tie_break=answer.selection.tie_break,
             reason=answer.selection.reason,
+            votes=dict(answer.selection.votes) if answer.selection.votes else None,
+            length_control=answer.selection.length_control,
+            not_called=list(answer.selection.not_called),
         ),
         quality=answer.quality,
         missing=list(answer.missing),
@@ -355,6 +390,7 @@ def _candidate(scored: ScoredCandidate, rank: int | None) -> CandidateDocument:
         failure=failure_document(candidate.outcome),
         score_failure=failure_document(score.outcome) if score else None,
         score_note=score.note if score else None,
+        extracted=scored.extracted,
     )
 
 

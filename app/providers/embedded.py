@@ -192,7 +192,7 @@ class EmbeddedProvider:
 
     async def complete(self, prompt: Prompt) -> Completion:
         warmth = self.temperature if prompt.temperature is None else prompt.temperature
-        sampling = {"temperature": warmth, "seed": self.seed}
+        sampling = {"temperature": warmth, "seed": self.seed + prompt.sample}
         if MODEL_FILES[self.model].chat:
             body = {**chat_body(self.model, prompt), **sampling}
             generation = await self.engine.generate("chat", body)

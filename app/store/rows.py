@@ -58,6 +58,7 @@ def candidate_rows(answer: Answer) -> list[Row]:
 
 def answer_from(row: Row, candidate_rows: Sequence[Row]) -> Answer:
     plan, selection = row["plan"], row["selection"]
+    weights = Weights(**plan["weights"])
     return Answer(
         id=row["id"],
         created=row["created"].replace(tzinfo=row["created"].tzinfo or UTC),  # SQLite drops it
@@ -66,17 +67,20 @@ def answer_from(row: Row, candidate_rows: Sequence[Row]) -> Answer:
             row["max_tokens"],
             row["temperature"],
         ),
-        plan=Plan(
-            **plan | {"members": tuple(plan["members"]), "weights": Weights(**plan["weights"])}
-        ),
+        plan=Plan(**plan | _tuples(plan, "members", "order", "reserves") | {"weights": weights}),
         candidates=tuple(_candidate_from(candidate) for candidate in candidate_rows),
-        selection=Selection(**selection | {"ranking": tuple(selection["ranking"])}),
+        selection=Selection(**selection | _tuples(selection, "ranking", "not_called")),
         scorer=ScorerInfo(**row["scorer"]),
         timings=Timings(**row["timings"]),
         quality=row["quality"],
         missing=tuple(row["missing"]),
         tags=row["tags"],
     )
+
+
+def _tuples(row: Row, *names: str) -> Row:
+    """These of a row's lists as tuples; what an older row does not have keeps its default."""
+    return {name: tuple(row[name]) for name in names if name in row}
 
 
 def _candidate_row(scored: ScoredCandidate) -> Row:
@@ -87,6 +91,7 @@ def _candidate_row(scored: ScoredCandidate) -> Row:
         "model": candidate.model,
         "latency_s": candidate.latency_s,
         "reward": scored.reward,
+        "extracted": scored.extracted,
         **_outcome_columns(candidate.outcome),
         **_score_columns(scored.score),
     }
@@ -129,7 +134,7 @@ def _candidate_from(row: Row) -> ScoredCandidate:
         dropped = tuple(row["dropped_parameters"])
         outcome = Completion(row["text"], row["finish_reason"], row["model"], usage, dropped)
     candidate = Candidate(row["id"], row["member"], row["model"], outcome, row["latency_s"])
-    return ScoredCandidate(candidate, _score_from(row), row["reward"])
+    return ScoredCandidate(candidate, _score_from(row), row["reward"], row["extracted"])
 
 
 def _score_from(row: Row) -> Score | None:

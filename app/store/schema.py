@@ -66,6 +66,7 @@ candidates = Table(
     Column("complexity", Float),
     Column("verbosity", Float),
     Column("reward", Float),
+    Column("extracted", Text),
     Column("score_note", Text),
     Column("score_latency_s", Float),
     Column("score_failure_kind", String(32)),
