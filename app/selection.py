@@ -43,9 +43,10 @@ def majority_vote(candidates: Sequence[ScoredCandidate], plan: Plan) -> Selectio
 def weighted_vote(candidates: Sequence[ScoredCandidate], plan: Plan) -> Selection:
     """The extracted answer with most weight, shown by its highest reward.
 
-    A reply's weight is logistic in its reward against the mean, in units of the resolution, so
-    that differences the scorer cannot see hardly count, a plain failure counts for nothing, and
-    neither shifting nor scaling the rewards matters. Unscored replies do not vote.
+    A reply weighs 1 if its reward is within the resolution of the highest, and a factor of e less
+    for each further resolution below: what the scorer cannot tell apart counts alike, a plain
+    failure counts for next to nothing, and neither shifting nor scaling the rewards matters.
+    Unscored replies do not vote.
     """
     return _vote(candidates, plan, lambda field: _confidence(field, plan))
 
@@ -175,12 +176,9 @@ def _vote_reason(
 def _confidence(field: _Field, plan: Plan) -> Mapping[str, float]:
     if not field.rewards:
         return {}
-    mean = sum(field.rewards.values()) / len(field.rewards)
-    spread = max(field.rewards.values()) - min(field.rewards.values())
-    unit = plan.resolution or spread or 1.0
-    # Beyond 30 units the exponential is 0 or 1 for all that matters; further out it overflows.
-    steps = {i: max(-30.0, min(30.0, (r - mean) / unit)) for i, r in field.rewards.items()}
-    return {id_: 1 / (1 + math.exp(-step)) for id_, step in steps.items()}
+    top, bottom = max(field.rewards.values()), min(field.rewards.values())
+    unit = plan.resolution or top - bottom or 1.0
+    return {id_: min(1.0, math.exp(1 - (top - r) / unit)) for id_, r in field.rewards.items()}
 
 
 def _above_floor(field: _Field, chosen: Selection, plan: Plan) -> Selection:

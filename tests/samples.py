@@ -38,12 +38,14 @@ def scored(
     *,
     id_: str | None = None,
     finish_reason: FinishReason = "stop",
+    text: str | None = None,
+    extracted: str | None = None,
 ) -> ScoredCandidate:
     """A reply; unscored if `reward` is None."""
-    outcome = Completion(f"reply of {member}", finish_reason, f"model-{member}")
+    outcome = Completion(text or f"reply of {member}", finish_reason, f"model-{member}")
     score = Score(Failure("timeout", "late", True) if reward is None else ScalarReward(reward))
     candidate = Candidate(id_ or f"cand_{member}", member, f"model-{member}", outcome, 0.1)
-    return ScoredCandidate(candidate, score, reward)
+    return ScoredCandidate(candidate, score, reward, extracted)
 
 
 def failed(member: str) -> ScoredCandidate:
@@ -63,6 +65,7 @@ def answer(id_: str = "ans_1") -> Answer:
         ),
         Score(FIVE, "scored a part", 0.25),
         5.27,
+        "18",
     )
     scalar, unscored, lost = (
         replace(one, candidate=replace(one.candidate, id=f"{id_}_c{n}"))
@@ -72,10 +75,22 @@ def answer(id_: str = "ans_1") -> Answer:
         id=id_,
         created=datetime(2026, 11, 22, 13, 5, tzinfo=UTC),
         prompt=Prompt((Message("system", "Be brief."), Message("user", "Why? 蓝\n'")), 64, 0.5),
-        plan=Plan(("claude", "b", "c", "gemma"), deadline_s=10, resolution=0.1),
+        plan=Plan(
+            ("claude", "b", "c", "gemma"),
+            deadline_s=10,
+            resolution=0.1,
+            order=("b",),
+            reserves=("c",),
+        ),
         candidates=(five, scalar, unscored, lost),
         selection=Selection(
-            f"{id_}_c1", (f"{id_}_c1", f"{id_}_c2"), "best_of_n", "highest reward", 8.77, None
+            f"{id_}_c1",
+            (f"{id_}_c1", f"{id_}_c2"),
+            "majority_vote",
+            "2 of 3 voters agree",
+            8.77,
+            votes={"18": 2.0},
+            not_called=("d",),
         ),
         scorer=ScorerInfo("nvidia", "nemotron", "helpsteer", 0.1, "a note"),
         timings=Timings(1.5, 1.25, 0.25, 0.0),

@@ -302,3 +302,163 @@ def _member(event: Event) -> str:
             return scored.candidate.member
         case Selected():
             return ""
+
+
+def rewarding(**rewards: float) -> ScriptedScorer:
+    return ScriptedScorer(rewards)
+
+
+def members_of(answer: Answer) -> list[str]:
+    return [c.candidate.member for c in answer.candidates]
+
+
+async def test_samples_ask_each_member_several_times_and_tell_them_apart() -> None:
+    seen: list[int] = []
+
+    class Sampler(Troubled):
+        async def complete(self, prompt: Prompt) -> Completion:
+            seen.append(prompt.sample)
+            return await super().complete(prompt)
+
+    answer = await board(Sampler("a", [])).answer(prompt(), Plan(("a",), samples=3))
+    assert members_of(answer) == ["a", "a", "a"]
+    assert sorted(seen) == [0, 1, 2]
+
+
+async def test_a_vote_counts_extracted_answers() -> None:
+    replies = {"a": "A: 17", "b": "The answer is 18.", "c": "#### 18"}
+    ensemble = board(*(ScriptedProvider(n, n, r) for n, r in replies.items()))
+    answer = await ensemble.answer(prompt(), Plan(tuple("abc"), strategy="majority_vote"))
+    assert answer.winner is not None
+    assert (answer.winner.candidate.member, answer.winner.extracted) == ("b", "18")
+    assert answer.selection.votes == {"18": 2, "17": 1}
+
+
+async def test_cascade_asks_the_cheap_first_and_never_calls_the_rest() -> None:
+    cheap, middle, dear = (Troubled(name, []) for name in ("cheap", "middle", "dear"))
+    ensemble = board(dear, middle, cheap, scorer=rewarding(cheap=1.0, middle=3.0, dear=9.0))
+    asked = Plan(("dear", "middle", "cheap"), strategy="cascade", threshold=2.0)
+    answer = await ensemble.answer(prompt(), asked)
+    assert members_of(answer) == ["cheap", "middle"]
+    assert dear.calls == 0
+    assert answer.selection.not_called == ("dear",)
+    assert answer.quality == "full"
+
+
+async def test_cascade_in_an_order_of_its_own() -> None:
+    ensemble = board(Troubled("a", []), Troubled("b", []), scorer=rewarding(a=5.0, b=5.0))
+    asked = Plan(("a", "b"), strategy="cascade", threshold=2.0, order=("a",))
+    assert members_of(await ensemble.answer(prompt(), asked)) == ["a"]
+
+
+async def test_first_good_cancels_the_rest_once_one_is_good() -> None:
+    slow = Troubled("slow", [], delay_s=30)
+    ensemble = board(Troubled("good", []), slow, scorer=rewarding(good=3.0))
+    asked = Plan(("slow", "good"), strategy="first_good", threshold=2.0)
+    answer = await ensemble.answer(prompt(), asked)
+    assert answer.winner is not None
+    assert answer.winner.candidate.member == "good"
+    assert failure(answer, "slow").kind == "cancelled"
+    assert slow.cancelled == 1
+    assert answer.timings.total_s < 1
+    assert (answer.quality, answer.missing) == ("full", ())
+
+
+async def test_first_good_waits_for_all_if_none_is_good() -> None:
+    ensemble = board(
+        Troubled("a", []), Troubled("b", [], delay_s=0.1), scorer=rewarding(a=1.0, b=1.5)
+    )
+    asked = Plan(("a", "b"), strategy="first_good", threshold=2.0)
+    answer = await ensemble.answer(prompt(), asked)
+    assert answer.winner is not None
+    assert answer.winner.candidate.member == "b"
+
+
+async def test_single_asks_one_and_the_next_if_it_fails(at_once: None) -> None:
+    down, other = Troubled("down", [overloaded(), overloaded()]), Troubled("other", [])
+    asked = Plan(("down", "other"), strategy="single")
+    answer = await board(down, other).answer(prompt(), asked)
+    assert members_of(answer) == ["down", "other"]
+    answer = await board(Troubled("up", []), other).answer(
+        prompt(), Plan(("up", "other"), strategy="single")
+    )
+    assert members_of(answer) == ["up"]
+    assert answer.selection.not_called == ("other",)
+
+
+async def test_a_reserve_takes_the_place_of_a_member_that_fails(at_once: None) -> None:
+    bad = Troubled("bad", [UpstreamError("auth", "bad: 401")])
+    ensemble = board(bad, Troubled("a", []), Troubled("r", []), Troubled("s", []))
+    answer = await ensemble.answer(prompt(), Plan(("bad", "a"), reserves=("r", "s")))
+    assert sorted(members_of(answer)) == ["a", "bad", "r"]
+
+
+@dataclass(frozen=True)
+class Fuser:
+    """Writes a fusion when it is shown drafts, and a draft of its own otherwise."""
+
+    name: str = "fuser"
+    model: str = "fuser"
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        fused = "draft" in prompt.messages[-1].content
+        return Completion("fused" if fused else "own", "stop", self.model)
+
+    async def ping(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("reward", "winner"), [(5.0, "fuser (fusion)"), (1.0, "a")])
+async def test_a_fusion_is_returned_only_if_it_wins(reward: float, winner: str) -> None:
+    scorer = rewarding(own=1.0, a=2.0, fused=reward)
+    ensemble = Ensemble({"fuser": Fuser(), "a": Troubled("a", [])}, scorer, Memory())
+    answer = await ensemble.answer(prompt(), Plan(("fuser", "a"), strategy="fuse"))
+    assert members_of(answer) == ["fuser", "a", "fuser (fusion)"]
+    assert answer.winner is not None
+    assert answer.winner.candidate.member == winner
+
+
+async def test_one_reply_is_nothing_to_fuse() -> None:
+    ensemble = Ensemble({"fuser": Fuser()}, rewarding(own=1.0), Memory())
+    answer = await ensemble.answer(prompt(), Plan(("fuser",), strategy="fuse"))
+    assert members_of(answer) == ["fuser"]
+
+
+async def test_a_quorum_is_accepted_at_once_where_that_is_wanted() -> None:
+    slow = Troubled("slow", [], delay_s=30)
+    ensemble = board(Troubled("a", []), Troubled("b", []), slow)
+    asked = Plan(("slow", "a", "b"), quorum=2, on_partial="accept")
+    answer = await ensemble.answer(prompt(), asked)
+    assert failure(answer, "slow").kind == "cancelled"
+    assert answer.timings.total_s < 1
+
+
+async def test_too_few_replies_are_no_answer(at_once: None) -> None:
+    refused = [UpstreamError("auth", "b: 401") for _ in range(2)]
+    ensemble = board(Troubled("a", []), Troubled("b", [*refused]))
+    with pytest.raises(NoCandidateError, match="1 of 2 replied, at least 2 must"):
+        await ensemble.answer(prompt(), Plan(("a", "b"), quorum=2))
+    with pytest.raises(NoCandidateError, match="all must"):
+        await ensemble.answer(prompt(), Plan(("a", "b"), on_partial="fail"))
+
+
+async def test_a_silent_member_is_asked_again_and_the_first_reply_counts() -> None:
+    class Slow(Troubled):
+        async def complete(self, prompt: Prompt) -> Completion:
+            self.delay_s = 0.0 if self.calls else 30.0
+            return await super().complete(prompt)
+
+    slow = Slow("slow", [])
+    answer = await board(slow).answer(prompt(), Plan(("slow",), hedge_s=0.1))
+    assert answer.timings.total_s < 1
+    assert (slow.calls, slow.cancelled) == (2, 1)
+    quick = Troubled("quick", [])
+    await board(quick).answer(prompt(), Plan(("quick",), hedge_s=5))
+    assert quick.calls == 1
+
+
+async def test_to_abstain_is_an_answer() -> None:
+    ensemble = board(Troubled("a", []), scorer=rewarding(a=1.0))
+    answer = await ensemble.answer(prompt(), Plan(("a",), floor=2.0))
+    assert answer.winner is None
+    assert answer.selection.reason.startswith("abstained")

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain import Completion, FinishReason, Plan, ScoredCandidate
-from app.selection import best_of_n
+from app.selection import Strategy, best_of_n, majority_vote, weighted_vote
 from tests.samples import failed, scored
 
 BOARD = ("a", "b", "c", "d")
+CAMP = (("b", 1.0), ("c", 2.0))
 
 
 def plan(resolution: float = 0.0) -> Plan:
@@ -87,57 +89,143 @@ def test_nobody_wins_where_nobody_replied() -> None:
     assert (chosen.winner, chosen.reason) == (None, "none of 2 members replied")
 
 
+def test_the_most_frequent_answer_wins_and_its_best_reply_shows_it() -> None:
+    board = [scored("a", 9.0, extracted="1"), *(scored(m, r, extracted="2") for m, r in CAMP)]
+    chosen = majority_vote(board, plan(0.1))
+    assert chosen.winner == "cand_c"
+    assert chosen.votes == {"2": 2, "1": 1}
+    assert chosen.ranking == ("cand_c", "cand_b", "cand_a")
+    assert chosen.reason == "2 of 3 voters agree, of 2 answers"
+
+
+def test_an_even_vote_goes_to_the_answer_of_the_earliest_seat() -> None:
+    chosen = majority_vote(
+        [scored("b", 9.0, extracted="2"), scored("a", 1.0, extracted="1")], plan()
+    )
+    assert (chosen.winner, chosen.tie_break) == ("cand_a", "board order: 2 answers got as much")
+
+
+def test_a_vote_without_answers_says_so_and_takes_the_best() -> None:
+    chosen = majority_vote([scored("a", 1.0), scored("b", 2.0)], plan())
+    assert chosen.winner == "cand_b"
+    assert chosen.reason.startswith("no answer could be extracted to vote on; highest reward")
+
+
+def test_unscored_voters_count_in_a_majority_and_that_is_said() -> None:
+    board = [scored("a", 3.0, extracted="1"), *(scored(m, None, extracted="2") for m in "bc")]
+    chosen = majority_vote(board, plan())
+    assert chosen.winner == "cand_b"
+    assert "none of them could be scored" in chosen.reason
+
+
+def test_a_plainly_better_reply_outweighs_two_poor_ones() -> None:
+    board = [scored("a", 5.0, extracted="1"), *(scored(m, 0.0, extracted="2") for m in "bc")]
+    assert weighted_vote(board, plan(0.1)).winner == "cand_a"
+    assert weighted_vote(board, plan(100.0)).winner == "cand_b"  # a scorer that sees no difference
+
+
+def test_nothing_is_chosen_under_the_floor() -> None:
+    chosen = best_of_n([scored("a", 1.0), scored("b", 2.0)], replace(plan(), floor=3.0))
+    assert chosen.winner is None
+    assert chosen.ranking == ("cand_b", "cand_a")
+    assert chosen.reason == "abstained: the best reward, 2, is under the floor of 3"
+    assert best_of_n([scored("a", 3.0)], replace(plan(), floor=3.0)).winner == "cand_a"
+
+
+def test_length_control_takes_off_what_length_alone_earns_and_says_what_it_changed() -> None:
+    board = [scored("a", 1.0, text="short"), scored("b", 1.2, text="long " * 50)]
+    controlled = best_of_n(board, replace(plan(), length_slope=0.5))
+    assert controlled.winner == "cand_a"
+    assert "without it b would have been chosen" in str(controlled.length_control)
+    slightly = best_of_n(board, replace(plan(), length_slope=0.01))
+    assert (slightly.winner, "the same without" in str(slightly.length_control)) == ("cand_b", True)
+    assert best_of_n(board, plan()).length_control is None
+
+
 rewards = st.one_of(st.none(), st.floats(-20, 20), st.sampled_from([1.0, 1.05, 2.0]))
 finish: st.SearchStrategy[FinishReason] = st.sampled_from(("stop", "length", "refusal"))
 boards = st.lists(
-    st.tuples(st.sampled_from(BOARD), st.booleans(), rewards, finish), min_size=1, max_size=8
+    st.tuples(
+        st.sampled_from(BOARD),
+        st.booleans(),
+        rewards,
+        finish,
+        st.sampled_from((None, "1", "2", "3")),
+    ),
+    min_size=1,
+    max_size=8,
 ).map(
     lambda rows: [
-        failed(member) if lost else scored(member, reward, id_=f"cand_{n}", finish_reason=reason)
-        for n, (member, lost, reward, reason) in enumerate(rows)
+        failed(member)
+        if lost
+        else scored(member, reward, id_=f"cand_{n}", finish_reason=reason, extracted=answer)
+        for n, (member, lost, reward, reason, answer) in enumerate(rows)
     ]
 )
 
 
+every_strategy = pytest.mark.parametrize("strategy", [best_of_n, majority_vote, weighted_vote])
+
+
+@every_strategy
 @given(boards, st.floats(0, 2), st.randoms(use_true_random=False))
 def test_order_of_arrival_does_not_matter(
-    candidates: list[ScoredCandidate], resolution: float, order: random.Random
+    strategy: Strategy,
+    candidates: list[ScoredCandidate],
+    resolution: float,
+    order: random.Random,
 ) -> None:
     shuffled = list(candidates)
     order.shuffle(shuffled)
-    assert best_of_n(candidates, plan(resolution)) == best_of_n(shuffled, plan(resolution))
+    assert strategy(candidates, plan(resolution)) == strategy(shuffled, plan(resolution))
 
 
+@every_strategy
 @given(boards, st.floats(0, 2))
-def test_what_may_win(candidates: list[ScoredCandidate], resolution: float) -> None:
-    chosen = best_of_n(candidates, plan(resolution))
+def test_what_may_win(
+    strategy: Strategy, candidates: list[ScoredCandidate], resolution: float
+) -> None:
+    chosen = strategy(candidates, plan(resolution))
     replies = [c for c in candidates if isinstance(c.candidate.outcome, Completion)]
     assert (chosen.winner is None) == (not replies)
     if chosen.winner is None:
         return
-    winner = next(c for c in candidates if c.candidate.id == chosen.winner)
-    assert isinstance(winner.candidate.outcome, Completion)
-    peers = [
-        c
-        for c in replies
-        if isinstance(c.candidate.outcome, Completion)
-        and c.candidate.outcome.withheld == winner.candidate.outcome.withheld
-    ]
+    winner = next(c for c in replies if c.candidate.id == chosen.winner)
+    honest = [c for c in replies if not withheld(c)]
+    assert not (honest and withheld(winner))
+    peers = [c for c in replies if withheld(c) == withheld(winner)]
+    if winner.reward is None and any(c.reward is not None for c in peers):
+        assert "none of them could be scored" in chosen.reason
     known = [c.reward for c in peers if c.reward is not None]
-    if known:
+    if strategy is best_of_n and known:
         assert winner.reward is not None
         assert max(known) - winner.reward <= resolution
 
 
-@given(boards, st.floats(0.1, 10))
+@every_strategy
+@given(boards, st.integers(-3, 3), st.sampled_from((0.0, 0.25)))
 def test_scaling_rewards_and_resolution_together_changes_nothing(
-    candidates: list[ScoredCandidate], factor: float
+    strategy: Strategy, candidates: list[ScoredCandidate], power: int, resolution: float
 ) -> None:
-    # Powers of two keep the floats exact.
-    exact = 2.0 ** round(factor)
+    factor = 2.0**power  # exact in floating point
     scaled = [
-        ScoredCandidate(c.candidate, c.score, None if c.reward is None else c.reward * exact)
-        for c in candidates
+        replace(c, reward=None if c.reward is None else c.reward * factor) for c in candidates
     ]
-    one, other = best_of_n(candidates, plan(0.25)), best_of_n(scaled, plan(0.25 * exact))
+    one, other = strategy(candidates, plan(resolution)), strategy(scaled, plan(resolution * factor))
     assert (one.winner, one.ranking) == (other.winner, other.ranking)
+
+
+@every_strategy
+@given(boards, st.floats(-20, 20))
+def test_nothing_below_the_floor_is_chosen(
+    strategy: Strategy, candidates: list[ScoredCandidate], floor: float
+) -> None:
+    chosen = strategy(candidates, replace(plan(), floor=floor))
+    rewards = {c.candidate.id: c.reward for c in candidates}
+    reward = rewards.get(chosen.winner or "")
+    assert reward is None or reward >= floor
+
+
+def withheld(candidate: ScoredCandidate) -> bool:
+    outcome = candidate.candidate.outcome
+    return isinstance(outcome, Completion) and outcome.withheld
