@@ -8,8 +8,19 @@ pairs it repacks (github.com/princeton-nlp/LLMBar, MIT), PandaLM's test set
 (github.com/WeOpenML/PandaLM, Apache-2.0), auto-j's pairs (github.com/GAIR-NLP/auto-j, Apache-2.0)
 and the harmless-base test split of hh-rlhf (github.com/anthropics/hh-rlhf, MIT).
 
-Failures are made from the better replies, with a fixed seed. Prompts are split by hash: every
-threshold of the scorer was settled on the tune half, and figures are of the test half.
+An HONEST REPLY is a reply that people preferred and that is an answer on its face:
+  - its set is not hh-rlhf harmless-base, whose better replies are mostly refusals and dodges;
+  - it has at least 40 bytes (of UTF-8, so that 14 Chinese characters do);
+  - it does not begin by saying sorry or that it cannot;
+  - it ends in sentence punctuation, a closing code fence or a list item.
+Failures are made from honest replies, one a prompt, with a fixed seed. A pair of honest replies
+passes the same test on both sides; LLMBar's adversarial sets give none, for their worse replies
+were made to miss the prompt. The second to fourth rule read the text and share no code with the
+scorer, but are not blind to what it looks for: the fourth removes replies that it would call cut
+off. So every figure is also given for the replies left out, hh-rlhf apart.
+
+Prompts are split by hash. Thresholds were settled on the tune half and figures are of the test
+half, except that a first exploration used another split, so part of the test half was seen then.
 The data is English but for a handful of rows, so other languages come from pairs written by hand
 at the end of this file; they are split by the same hash.
 """
@@ -25,7 +36,7 @@ import random
 import re
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +48,17 @@ from app.domain import Completion, Message, Prompt, Weights
 from app.scorers.embedded import RESOLUTION, attributes
 
 WEIGHTS = Weights()
-DECLINING = "English, hh-rlhf"  # its better replies often decline or dodge, as they should
+LEFT_OUT = "left out"
+DECLINING = "hh-rlhf"  # its better replies often decline or dodge, as they should
+LEAST_BYTES = 40
+SORRY = re.compile(
+    r"(?:unfortunately,? |as an? [\w ]+, )?"
+    r"(?:i(?: am|['’]m) (?:\w+ )?(?:sorry|unable)|i apologi[sz]e|sorry"
+    r"|i (?:cannot|can['’]t|can not))",
+    re.IGNORECASE,
+)
+SENTENCE_CLOSED = re.compile(r"[.!?…。！？][\"'”’»)\]」』*_`]*$")
+LIST_ITEM = re.compile(r"(?:[-*•]|\d+[.)])\s+\S.*$")
 
 
 @dataclass(frozen=True)
@@ -69,13 +90,29 @@ def in_test_half(prompt: str) -> bool:
     return hashlib.sha256(prompt.encode()).digest()[0] % 2 == 1
 
 
+def objection(source: str, text: str) -> str | None:
+    """Why a reply is not an honest one, or `None`."""
+    text = text.strip()
+    last = text.rpartition("\n")[2].strip()
+    if source == "hh-harmless":
+        return "hh-rlhf"
+    if len(text.encode()) < LEAST_BYTES:
+        return f"under {LEAST_BYTES} bytes"
+    if SORRY.match(text):
+        return "begins with sorry or cannot"
+    if not (SENTENCE_CLOSED.search(text) or text.endswith("```") or LIST_ITEM.match(last)):
+        return "no proper end"
+    return None
+
+
 def read_pairs(path: Path) -> list[Pair]:
-    """Human pairs; hh-rlhf is a group of its own, for its better replies often decline."""
+    """Human pairs, grouped by whether the better reply is an honest one."""
+    groups = {None: "English", "hh-rlhf": DECLINING}
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return [
         Pair(
-            DECLINING if row["set"] == "hh-harmless" else "English",
+            groups.get(objection(row["set"], row["better"]), LEFT_OUT),
             row["set"],
             row["prompt"],
             row["better"],
@@ -86,16 +123,27 @@ def read_pairs(path: Path) -> list[Pair]:
     ]
 
 
+def both_honest(pair: Pair) -> bool:
+    return (
+        pair.group == "English"
+        and not pair.source.startswith("llmbar-adv")
+        and pair.other is not None
+        and objection(pair.source, pair.other) is None
+    )
+
+
 def handwritten() -> list[Pair]:
     return [
-        Pair(language, "by hand", prompt, reply)
+        Pair(LEFT_OUT if objection("by hand", reply) else language, "by hand", prompt, reply)
         for language, replies in HONEST.items()
         for prompt, reply in replies
     ]
 
 
 def one_per_prompt(pairs: Iterable[Pair]) -> list[Pair]:
-    return list({pair.prompt: pair for pair in pairs}.values())
+    """The honest reply if a prompt has one."""
+    honest_last = sorted(pairs, key=lambda pair: pair.group != LEFT_OUT)
+    return list({pair.prompt: pair for pair in honest_last}.values())
 
 
 def as_prompt(text: str) -> Prompt:
@@ -196,7 +244,7 @@ def looped_sentence(pair: Pair, others: Sequence[Pair], rng: random.Random) -> s
 
 
 def refusal(pair: Pair, others: Sequence[Pair], rng: random.Random) -> str | None:
-    return rng.choice(REFUSALS[pair.group.split(",")[0]])
+    return rng.choice(REFUSALS.get(pair.group, REFUSALS["English"]))
 
 
 def _cut(pair: Pair, rng: random.Random) -> tuple[list[str], int] | None:
@@ -348,21 +396,20 @@ def quantile(values: Sequence[float], level: float) -> float:
 
 
 def best_resolution(honest: Sequence[float], found: Sequence[Trial]) -> float:
-    """The margin that costs least: failures within it, and half the honest pairs beyond it.
+    """The margin at which the worse of two shares is best.
 
-    Half, because between two honest replies the pick is a coin toss, and a toss costs something
-    only every other time. Each kind of failure weighs the same.
+    The shares: pairs of honest replies that lie within it, and failures that lie beyond it, of
+    the kind of failure where these are fewest.
     """
     by_kind: dict[str, list[float]] = defaultdict(list)
     for trial in found:
         by_kind[trial.kind].append(trial.honest - trial.failure)
 
-    def mistakes(margin: float) -> float:
-        beyond = sum(abs(m) >= margin for m in honest) / len(honest)
-        within = [sum(m < margin for m in margins) / len(margins) for margins in by_kind.values()]
-        return beyond / 2 + sum(within) / len(within)
+    def worse(margin: float) -> float:
+        beyond = [share(m > margin for m in margins).value for margins in by_kind.values()]
+        return min(share(abs(m) < margin for m in honest).value, *beyond)
 
-    return min((step / 20 for step in range(2, 41)), key=mistakes)
+    return max((step / 20 for step in range(2, 41)), key=worse)
 
 
 @dataclass(frozen=True)
@@ -372,6 +419,7 @@ class HumanPair:
     source: str
     margin: float
     longer_is_better: bool
+    both_honest: bool
 
 
 def human_pairs(pairs: Sequence[Pair]) -> list[HumanPair]:
@@ -380,6 +428,7 @@ def human_pairs(pairs: Sequence[Pair]) -> list[HumanPair]:
             pair.source,
             reward(pair.prompt, pair.reply) - reward(pair.prompt, pair.other),
             len(pair.reply) > len(pair.other),
+            both_honest(pair),
         )
         for pair in track(pairs, description="human pairs", transient=True)
         if pair.other is not None
@@ -418,9 +467,11 @@ def failure_rows(found: Sequence[Trial], resolution: float) -> Iterator[dict[str
     cells: dict[tuple[str, str, str], list[Trial]] = defaultdict(list)
     for trial in found:
         cells[trial.kind, "", trial.group].append(trial)
-        cells[trial.kind, "", "all"].append(trial)
-        if trial.group != DECLINING:
-            cells[trial.kind, "", f"all but {DECLINING}"].append(trial)
+        if trial.group in (DECLINING, LEFT_OUT):
+            continue
+        cells[trial.kind, "", "all honest"].append(trial)
+        if trial.group != "English":
+            cells[trial.kind, "", "all but English"].append(trial)
         if len(MAKERS[trial.kind]) > 1:
             cells[trial.kind, trial.variant, trial.group].append(trial)
     for (kind, variant, group), members in sorted(cells.items()):
@@ -440,11 +491,11 @@ def failure_rows(found: Sequence[Trial], resolution: float) -> Iterator[dict[str
 
 @dataclass(frozen=True)
 class Report:
+    replies: dict[str, dict[str, int]]
     failures: list[dict[str, Any]]
     spearman: dict[str, float]
     human: dict[str, tuple[float, float, int]]
-    board_order: Share
-    board_order_by_set: dict[str, Share]
+    board_order: dict[str, Share]
     quantiles: dict[str, float]
     resolution: float
     recommended: float
@@ -480,33 +531,37 @@ class Report:
                 f"{row['honest picked, failure second'].value:.1%}",
             ]
             for row in rows
-            if row["group"] == "all"
+            if row["group"] == "all honest"
         ]
         human = [
             [name, str(count), f"{value:.1%} ± {half:.1%}"]
             for name, (value, half, count) in self.human.items()
         ]
-        ordered = [
-            [name, str(hits.count), str(hits)] for name, hits in self.board_order_by_set.items()
-        ]
+        ordered = [[name, str(hits.count), str(hits)] for name, hits in self.board_order.items()]
         return "\n".join(
             [
+                "## Better replies, one a prompt, both halves: kept as honest, or why not\n",
+                table(
+                    ["set", "replies"],
+                    (
+                        [name, ", ".join(f"{why} {count}" for why, count in counts.items())]
+                        for name, counts in self.replies.items()
+                    ),
+                ),
                 "## Failures against the honest reply (a tie counts as wrong)\n",
                 table(head, (cells(row, row["kind"]) for row in rows)),
                 "## By variant\n",
                 table(head, (cells(row, row["variant"]) for row in variants)),
                 "## Honest reply picked over a failure, by where the failure sits\n",
                 table(["failure", "in the first seat", "in the second"], order),
-                "## Two honest replies: margin under the resolution, so the first seat wins\n",
+                "## Two replies: margin under the resolution, so the first seat wins\n",
                 table(["set", "n", "share"], ordered),
-                f"All sets: {self.board_order}\n",
                 "## Human pairs, length-balanced accuracy (50 % is a coin toss)\n",
                 table(["set", "n", "accuracy"], human),
                 "## Reward against length over honest replies (Spearman)\n",
                 table(["group", "rho"], ([k, f"{v:.3f}"] for k, v in self.spearman.items())),
                 "## Resolution\n",
-                f"In use: {self.resolution}. Recommended from the tune half (the margin that"
-                f" costs least): {self.recommended}.",
+                f"In use: {self.resolution}. By the rule, from the tune half: {self.recommended}.",
                 "Quantiles of the margin of two honest replies: "
                 + ", ".join(f"{k} {v:.2f}" for k, v in self.quantiles.items()),
                 "\n## Microseconds a score\n",
@@ -529,45 +584,73 @@ def timing(pairs: Sequence[Pair]) -> dict[str, float]:
     return {"median": quantile(took, 0.5), "p95": quantile(took, 0.95), "200 kB reply": large}
 
 
+def kept_and_dropped(pairs: Iterable[Pair]) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for pair in pairs:
+        why = objection(pair.source, pair.reply)
+        for name in (pair.source, "all"):
+            counts[name][why or "kept"] += 1
+    return {name: dict(found.most_common()) for name, found in sorted(counts.items())}
+
+
+def ties(compared: Sequence[HumanPair], resolution: float) -> dict[str, Share]:
+    """How often the first seat wins between two replies: both honest, by set, and any pair."""
+    groups: dict[str, list[HumanPair]] = defaultdict(list)
+    for pair in compared:
+        groups["any human pair"].append(pair)
+        if pair.both_honest:
+            groups["two honest replies"].append(pair)
+            groups[pair.source].append(pair)
+    return {
+        name: share(abs(pair.margin) < resolution for pair in members)
+        for name, members in sorted(groups.items())
+    }
+
+
+def lengths(pairs: Sequence[Pair]) -> dict[str, float]:
+    """Spearman of reward against characters, by group."""
+    groups: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        groups[pair.group].append(pair)
+        if pair.group not in (DECLINING, LEFT_OUT):
+            groups["all honest"].append(pair)
+    return {
+        name: spearman(
+            [reward(p.prompt, p.reply) for p in members], [len(p.reply) for p in members]
+        )
+        for name, members in groups.items()
+    }
+
+
 def measure(pairs: Sequence[Pair], half: bool, resolution: float, seed: int) -> Report:
     single = one_per_prompt(pairs)
     draws = dict.fromkeys(HONEST, 5)
+    sides = {half, False}
     found = {
         side: list(trials([p for p in single if in_test_half(p.prompt) is side], seed, draws))
-        for side in (half, False)
+        for side in sides
     }
     compared = {
-        side: human_pairs([p for p in pairs if in_test_half(p.prompt) is side])
-        for side in (half, False)
+        side: human_pairs([p for p in pairs if in_test_half(p.prompt) is side]) for side in sides
     }
-    honest: dict[str, list[Pair]] = defaultdict(list)
-    for pair in single:
-        if in_test_half(pair.prompt) is half:
-            honest[pair.group].append(pair)
-            honest["all"].append(pair)
     sets = sorted({pair.source for pair in compared[half]})
     of_set = {name: [p for p in compared[half] if p.source == name] for name in sets}
-    margins = [abs(pair.margin) for pair in compared[half]]
+    margins = [abs(pair.margin) for pair in compared[half] if pair.both_honest]
     return Report(
+        replies=kept_and_dropped(single),
         failures=list(failure_rows(found[half], resolution)),
-        spearman={
-            name: spearman(
-                [reward(p.prompt, p.reply) for p in members], [len(p.reply) for p in members]
-            )
-            for name, members in honest.items()
-        },
+        spearman=lengths([pair for pair in single if in_test_half(pair.prompt) is half]),
         human={
             name: (*length_balanced(members), len(members))
             for name, members in [*of_set.items(), ("all", compared[half])]
         },
-        board_order=share(m < resolution for m in margins),
-        board_order_by_set={
-            name: share(abs(p.margin) < resolution for p in members)
-            for name, members in of_set.items()
-        },
+        board_order=ties(compared[half], resolution),
         quantiles={f"{q:.1%}": quantile(margins, q) for q in (0.5, 0.8, 0.9, 0.95, 0.975)},
         resolution=resolution,
-        recommended=best_resolution([p.margin for p in compared[False]], found[False]),
+        recommended=best_resolution(
+            [pair.margin for pair in compared[False] if pair.both_honest],
+            [t for t in found[False] if t.group not in (DECLINING, LEFT_OUT)],
+        ),
         microseconds=timing(single),
     )
 

@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain import Attributes, Completion, FinishReason, Message, Prompt, Weights
-from app.scorers import Scorer
-from app.scorers.embedded import RESOLUTION, EmbeddedScorer, attributes
+from app.errors import ConfigurationError
+from app.scorers import Scorer, embedded
+from app.scorers.embedded import RESOLUTION, EmbeddedScorer, attributes, open_embedded_scorer
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -268,6 +269,30 @@ async def test_it_scores_off_the_event_loop() -> None:
     completion = Completion(reply, "stop", "test")
     scores = await asyncio.gather(*(scorer.score(ask(prompt), completion) for _ in range(8)))
     assert {s.outcome for s in scores} == {attributes(ask(prompt), completion)}
+    assert {s.latency_s for s in scores} == {0.0}  # the ensemble's to measure
+
+
+def test_it_opens_with_the_measured_resolution_unless_told() -> None:
+    assert open_embedded_scorer().info.resolution == RESOLUTION
+    assert open_embedded_scorer(0.5).info.resolution == 0.5
+
+
+def test_a_missing_package_fails_when_it_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded._model.cache_clear()
+    embedded._language_axes.cache_clear()
+    monkeypatch.setattr(embedded, "find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match="wordllama"):
+        open_embedded_scorer()
+
+
+def test_a_last_line_left_open_is_judged_by_lines_of_its_kind() -> None:
+    headed = (
+        "Making tea\n\nFirst of all, bring fresh water to the boil.\n\nThen\n\nPour the water over"
+        " the leaves and let them"
+    )
+    listed = "Tea needs:\n\n- fresh water from the tap\n- two spoons of tea leaves\n- a clean pot"
+    assert score("How do I make tea?", headed).coherence < 1
+    assert score("What does tea need?", listed).coherence > 2
 
 
 @pytest.mark.skipif(not (DATA / "pairs.jsonl.gz").is_file(), reason=f"no data in {DATA}")
