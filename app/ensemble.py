@@ -7,6 +7,9 @@ stored answer; whoever streams draws the events.
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
+import random
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -42,6 +45,7 @@ from app.errors import (
     InvalidRequestError,
     NoBoardError,
     NoCandidateError,
+    StoreError,
     UpstreamError,
     as_failure,
     boundary,
@@ -54,7 +58,16 @@ from app.selection import STRATEGIES
 
 T = TypeVar("T")
 
+log = logging.getLogger("starboard")
+
 ATTEMPTS = 2
+# Seconds before the second attempt where the upstream names none: drawn at random, so that
+# callers who failed together do not come back together.
+BACKOFF_S = (0.1, 0.3)
+# A longer wait than this is not worth holding the others' replies for.
+LONGEST_WAIT_S = 5.0
+STORE_GRACE_S = 5.0
+NOT_A_NUMBER = Failure("bad_reply", "the reward is not a finite number")
 VOTES = ("majority_vote", "weighted_vote")
 
 
@@ -91,19 +104,22 @@ class Ensemble:
         """
         self._check(plan)
         info = self.scorer.info
-        plan = replace(
-            plan,
-            resolution=_resolution(info, plan.weights),
-            length_slope=info.length_slope * _stretch(plan.weights),
-        )
         run = _Run(_now(), plan.deadline_s, self.timeout_s)
         panel = _Panel(self, run, prompt, plan, listener or _ignore)
         candidates = await _with_extracted(await _ask(panel), plan)
         answer = _answer(run, prompt, plan, candidates=candidates, scorer=info, tags=tags or {})
-        await self.store.save(answer)
+        await self._save(answer, run)
         panel.tell(Selected(answer))
         _raise_if_unanswered(answer, run)
         return answer
+
+    async def _save(self, answer: Answer, run: _Run) -> None:
+        """Store the answer, with a little time of its own where the deadline leaves none."""
+        try:
+            async with asyncio.timeout(max(run.remaining_s, STORE_GRACE_S)):
+                await self.store.save(answer)
+        except TimeoutError as error:
+            raise StoreError("the database did not take the answer in time") from error
 
     def _check(self, plan: Plan) -> None:
         if not self.members:
@@ -193,7 +209,10 @@ class _Panel:
         if not outcome.text.strip():  # withheld without a word: there is nothing to score
             return ScoredCandidate(candidate)
         score = await self._score(outcome)
-        scored = ScoredCandidate(candidate, score, _reward(score, self.plan.weights))
+        reward = _reward(score, self.plan.weights)
+        if reward is not None and not math.isfinite(reward):
+            score, reward = replace(score, outcome=NOT_A_NUMBER), None
+        scored = ScoredCandidate(candidate, score, reward)
         self.tell(Scored(scored))
         return scored
 
@@ -272,7 +291,8 @@ async def _cascade(panel: _Panel) -> list[ScoredCandidate]:
 async def _fuse(panel: _Panel, found: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
     """A new reply, written from the best ones; a candidate like any other from here on."""
     plan = panel.plan
-    best = STRATEGIES["best_of_n"](found, plan).ranking[: plan.top_k]
+    comparing = _comparing(plan, panel.ensemble.scorer.info, found)
+    best = STRATEGIES["best_of_n"](found, comparing).ranking[: plan.top_k]
     by_id = {c.candidate.id: c.candidate.outcome for c in found}
     texts = [o.text for id_ in best if isinstance(o := by_id[id_], Completion)]
     if len(texts) < 2:  # noqa: PLR2004 - one reply is nothing to fuse
@@ -339,14 +359,15 @@ class _Run:
 
     async def call(self, name: str, call: Callable[[], Awaitable[T]]) -> T | Failure:
         """The call's result, or its failure after the retry that the policy allows."""
-        policy = stamina.retry_context(
-            on=self._may_retry, attempts=ATTEMPTS, wait_initial=0.1, wait_max=2, wait_jitter=0.2
-        )
+        policy = stamina.retry_context(on=self._wait_before_retry, attempts=ATTEMPTS, timeout=None)
         try:
             async for attempt in policy:
                 with attempt:
                     return await self._attempt(name, call)
         except UpstreamError as error:
+            # Never the text of the error or of its cause: they may quote keys and prompts.
+            cause = type(error.__cause__).__name__ if error.__cause__ else "no exception"
+            log.warning("%s failed: %s (%s)", name, error.kind, cause)
             return as_failure(error)
         raise AssertionError("the retry policy ends in a result or an error")
 
@@ -364,14 +385,18 @@ class _Run:
             assert clock.expired()
             raise UpstreamError("timeout", f"{name}: no reply in {limit:g} s") from error
 
-    def _may_retry(self, error: Exception) -> bool | float:
-        """Retry what may pass, after the wait the upstream asked for, if the deadline allows."""
+    def _wait_before_retry(self, error: Exception) -> bool | float:
+        """Seconds to wait before what may pass is tried again; False if it is not to be.
+
+        The upstream's own wish counts (`Retry-After`), as long as it is short and ends before
+        the deadline; otherwise the failure stands as it is.
+        """
         if not isinstance(error, UpstreamError) or not error.retryable:
             return False
         wait = error.retry_after_s
-        if (wait or 0) >= self.remaining_s:
-            return False
-        return True if wait is None else wait
+        if wait is None:
+            wait = random.uniform(*BACKOFF_S)  # noqa: S311 - no secret depends on it
+        return wait if wait < min(self.remaining_s, LONGEST_WAIT_S) else False
 
 
 def new_id(kind: str) -> str:
@@ -388,6 +413,7 @@ def _answer(
     scorer: ScorerInfo,
     tags: Mapping[str, str],
 ) -> Answer:
+    plan = _comparing(plan, scorer, candidates)
     selection = STRATEGIES[plan.strategy](candidates, plan)
     asked = {c.candidate.member for c in candidates}
     not_called = tuple(name for name in plan.members if name not in asked)
@@ -441,14 +467,17 @@ def _reward(score: Score, weights: Weights) -> float | None:
             return None
 
 
-def _resolution(info: ScorerInfo, weights: Weights) -> float:
-    """The scorer's resolution was measured under the default weights; other weights stretch
-    attribute rewards by their magnitude."""
-    return info.resolution * (1.0 if info.scale == "scalar" else _stretch(weights))
+def _comparing(plan: Plan, info: ScorerInfo, candidates: Sequence[ScoredCandidate]) -> Plan:
+    """The plan with the scorer's resolution and length slope under the plan's weights.
 
-
-def _stretch(weights: Weights) -> float:
-    return weights.magnitude / Weights().magnitude
+    They were measured under the default weights, and other weights stretch attribute rewards by
+    their magnitude; a scalar reward knows no weights.
+    """
+    scalar = info.scale == "scalar" or _any_scalar(candidates)
+    stretch = 1.0 if scalar else plan.weights.magnitude / Weights().magnitude
+    return replace(
+        plan, resolution=info.resolution * stretch, length_slope=info.length_slope * stretch
+    )
 
 
 def _any_scalar(candidates: Sequence[ScoredCandidate]) -> bool:

@@ -120,12 +120,12 @@ def as_failure(error: UpstreamError) -> Failure:
 def boundary(name: str) -> Iterator[None]:
     """Attribute whatever foreign code raises inside to `name`, as a typed `UpstreamError`.
 
-    An error that is already typed passes through, as does cancellation. The foreign message is
-    dropped, for it may quote a key or a prompt; the class name stays.
+    An `UpstreamError` passes through, as does cancellation. The foreign message is dropped, for
+    it may quote a key or a prompt; the class name stays.
     """
     try:
         yield
-    except StarboardError:
+    except UpstreamError:
         raise
     except Exception as error:
         raise UpstreamError("internal", f"{name}: {type(error).__name__}") from error

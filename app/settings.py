@@ -7,6 +7,7 @@ alone. The names are in docs/configuration.md; an unknown name in the file is an
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from pydantic import (
     AliasChoices,
     AnyHttpUrl,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
+    StringConstraints,
     field_validator,
     model_validator,
 )
@@ -29,6 +32,7 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -44,8 +48,12 @@ DEFAULT_MEMBERS: Mapping[str, Mapping[str, object]] = {
 }
 
 
-class SettingsError(ValueError):
-    """The settings cannot be read; the message says which file or name to mend."""
+# Variables whose names no line of a file may use.
+ENVIRONMENT_ONLY = frozenset(
+    f"{vendor}_{what}"
+    for vendor in ("ANTHROPIC", "GEMINI", "GOOGLE", "GOOGLE_GEMINI", "MISTRAL", "NVIDIA")
+    for what in ("API_KEY", "BASE_URL")
+) | {"CLAUDE_MODEL", "GEMMA_MODEL", "MISTRAL_MODEL", "REWARD_MODEL"}
 
 
 class _Spec(BaseModel):
@@ -56,45 +64,61 @@ class _MemberSpec(_Spec):
     enabled: bool = True
 
 
+def _from_environment_only(value: object) -> object:
+    if isinstance(value, str):
+        raise ValueError("keys are read from the environment, not from the file")
+    return value
+
+
+def _plain(value: object) -> object:
+    """A key without the white space that copying adds; what no HTTP header takes is refused."""
+    if not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"[!-~]*", value.strip()):
+        raise ValueError("holds characters that no key has")
+    return value.strip()
+
+
+Key = Annotated[SecretStr, BeforeValidator(_plain)]
+ResolvedKey = Annotated[
+    SecretStr | None, BeforeValidator(_from_environment_only), Field(exclude=True)
+]
+Model = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+MemberName = Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,64}$")]
+
+
 class _RemoteSpec(_MemberSpec):
     base_url: AnyHttpUrl | None = None
-    api_key: SecretStr | None = Field(default=None, exclude=True)
-
-    @field_validator("api_key", mode="before")
-    @classmethod
-    def _keys_stay_out_of_files(cls, value: object) -> object:
-        if isinstance(value, str):
-            raise ValueError("keys are read from the environment, not from the file")
-        return value
+    api_key: ResolvedKey = None
 
 
 class AnthropicSpec(_RemoteSpec):
     provider: Literal["anthropic"]
-    model: str = "claude-sonnet-5-5"
+    model: Model = "claude-sonnet-5-5"
 
 
 class GoogleSpec(_RemoteSpec):
     provider: Literal["google"]
-    model: str = "gemma-3-27b-it"
+    model: Model = "gemma-3-27b-it"
 
 
 class GoogleGenerativeAISpec(_RemoteSpec):
     """The same API through the package google-generativeai, for sites that pin it."""
 
     provider: Literal["google_generativeai"]
-    model: str = "gemma-3-27b-it"
+    model: Model = "gemma-3-27b-it"
 
 
 class MistralSpec(_RemoteSpec):
     provider: Literal["mistral"]
-    model: str = "mistral-large-latest"
+    model: Model = "mistral-large-latest"
 
 
 class OpenAICompatibleSpec(_RemoteSpec):
     """Any host with `/chat/completions`. `base_url` includes the version, as `http://host/v1`."""
 
     provider: Literal["openai_compatible"]
-    model: str
+    model: Model
     base_url: AnyHttpUrl
     api_key_env: str | None = None
 
@@ -133,9 +157,9 @@ class NvidiaScorerSpec(_Spec):
     """A reward model behind NVIDIA's hosted API, or a NIM of your own at `base_url`."""
 
     kind: Literal["nvidia"]
-    model: str = "nvidia/nemotron-4-340b-reward"
+    model: Model = "nvidia/nemotron-4-340b-reward"
     base_url: AnyHttpUrl | None = None
-    api_key: SecretStr | None = Field(default=None, exclude=True)
+    api_key: ResolvedKey = None
     resolution: float = Field(default=0.1, ge=0)
     requests_per_minute: int = Field(default=40, ge=1)
 
@@ -189,16 +213,18 @@ class Settings(BaseSettings):
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
-        populate_by_name=True,
     )
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     database_url: str = "sqlite+aiosqlite:///starboard.db"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+    ] = "info"
 
-    board: tuple[str, ...] | None = None
-    members: dict[str, ProviderSpec] = Field(default_factory=dict)
+    board: Annotated[tuple[str, ...] | None, NoDecode] = None
+    members: dict[MemberName, ProviderSpec] = Field(default_factory=dict)
     scorer: Annotated[ScorerSpec | None, NoDecode] = None
     engine: EngineSettings = EngineSettings()
 
@@ -207,12 +233,12 @@ class Settings(BaseSettings):
     max_tokens: int = Field(default=512, ge=1)
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
 
-    anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
-    gemini_api_key: SecretStr | None = Field(
+    anthropic_api_key: Key | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
+    gemini_api_key: Key | None = Field(
         default=None, validation_alias=AliasChoices("GEMINI_API_KEY", "GOOGLE_API_KEY")
     )
-    mistral_api_key: SecretStr | None = Field(default=None, validation_alias="MISTRAL_API_KEY")
-    nvidia_api_key: SecretStr | None = Field(default=None, validation_alias="NVIDIA_API_KEY")
+    mistral_api_key: Key | None = Field(default=None, validation_alias="MISTRAL_API_KEY")
+    nvidia_api_key: Key | None = Field(default=None, validation_alias="NVIDIA_API_KEY")
     anthropic_base_url: AnyHttpUrl | None = Field(
         default=None, validation_alias="ANTHROPIC_BASE_URL"
     )
@@ -235,7 +261,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = TomlConfigSettingsSource(settings_cls, toml_file=_config_path())
+        path = _config_path()
+        file = TomlConfigSettingsSource(settings_cls, toml_file=path)
+        for name in ENVIRONMENT_ONLY & set(file()):
+            raise SettingsError(f"{path}: {name} is read from the environment, not from the file")
         return init_settings, env_settings, file
 
     @field_validator("members", mode="before")
@@ -245,6 +274,11 @@ class Settings(BaseSettings):
             return rows
         known = {name: _merged(row, rows.get(name)) for name, row in DEFAULT_MEMBERS.items()}
         return known | {name: row for name, row in rows.items() if name not in known}
+
+    @field_validator("board", mode="before")
+    @classmethod
+    def _names_may_be_separated_by_commas(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
     @field_validator("scorer", mode="before")
     @classmethod
@@ -264,6 +298,13 @@ class Settings(BaseSettings):
             raise ValueError(f"board: no member named {', '.join(unknown)}; there are {known}")
         return self
 
+    @model_validator(mode="after")
+    def _one_host_for_google_generativeai(self) -> Self:
+        specs = [s for s in self.members.values() if isinstance(s, GoogleGenerativeAISpec)]
+        if len({spec.base_url for spec in specs if spec.enabled}) > 1:
+            raise ValueError("members: google_generativeai has one base_url for the whole process")
+        return self
+
     @cached_property
     def seats(self) -> tuple[Seat, ...]:
         """Every configured member in board order, seated or not.
@@ -273,7 +314,8 @@ class Settings(BaseSettings):
         specs = {name: self._with_environment(name, spec) for name, spec in self.members.items()}
         order = [*(self.board or ()), *sorted(specs, key=lambda name: _rank(name, specs[name]))]
         seats = [
-            Seat(name, specs[name], self._why_not(name, specs[name])) for name in unique(order)
+            Seat(name, specs[name], self._why_not(name, specs[name]))
+            for name in dict.fromkeys(order)
         ]
         if self.board is None and any(
             _rank(s.name, s.spec) < _LAST for s in seats if not s.why_not
@@ -311,8 +353,7 @@ class Settings(BaseSettings):
             case MistralSpec():
                 key, base_url = self.mistral_api_key, self.mistral_base_url
             case OpenAICompatibleSpec():
-                value = os.environ.get(spec.api_key_env, "") if spec.api_key_env else ""
-                key, base_url = (SecretStr(value) if value else None), None
+                key, base_url = _key_of(spec.api_key_env), None
             case EmbeddedSpec() | ScriptedSpec():
                 return spec
         models = {
@@ -345,6 +386,13 @@ class Settings(BaseSettings):
         return None
 
 
+def _key_of(variable: str | None) -> SecretStr | None:
+    value = os.environ.get(variable, "").strip() if variable else ""
+    if not re.fullmatch(r"[!-~]*", value):
+        raise SettingsError(f"{variable} holds characters that no key has")
+    return SecretStr(value) if value else None
+
+
 _LAST = len(DEFAULT_MEMBERS) + 1
 
 
@@ -369,11 +417,6 @@ def _merged(default: Mapping[str, object], row: object) -> object:
     if isinstance(row, Mapping) and row.get("provider", default["provider"]) == default["provider"]:
         return {**default, **row}
     return row
-
-
-def unique(names: list[str]) -> list[str]:
-    """The names in order, each once."""
-    return list(dict.fromkeys(names))
 
 
 def _config_path() -> Path:

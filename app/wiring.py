@@ -61,7 +61,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             for seat in settings.seats
             if seat.why_not is None
         }
-        scorer = build_scorer(settings.scorer_in_use, http)
+        scorer = await build_scorer(settings.scorer_in_use, http)
         ensemble = Ensemble(members, scorer, store, settings.timeout_s)
         yield Services(settings, settings.seats, ensemble, store)
 
@@ -77,7 +77,7 @@ class Engines:
     async def get(self, model: ModelName) -> Engine:
         if model not in self._open:
             self._open[model] = await asyncio.to_thread(self._load, model)
-            self.stack.callback(self._open[model].close)
+            self.stack.push_async_callback(asyncio.to_thread, self._open[model].close)
         return self._open[model]
 
     def _load(self, model: ModelName) -> Engine:
@@ -148,7 +148,7 @@ async def build_provider(
             assert_never(spec)
 
 
-def build_scorer(spec: ScorerSpec, http: httpx2.AsyncClient) -> Scorer:
+async def build_scorer(spec: ScorerSpec, http: httpx2.AsyncClient) -> Scorer:
     """The scorer a spec describes."""
     match spec:
         case NvidiaScorerSpec():
@@ -165,9 +165,9 @@ def build_scorer(spec: ScorerSpec, http: httpx2.AsyncClient) -> Scorer:
                 http,
             )
         case EmbeddedScorerSpec():
-            from app.scorers.embedded import EmbeddedScorer
+            from app.scorers.embedded import open_embedded_scorer
 
-            return EmbeddedScorer() if spec.resolution is None else EmbeddedScorer(spec.resolution)
+            return await asyncio.to_thread(open_embedded_scorer, spec.resolution)
         case ScriptedScorerSpec():
             from app.scorers.scripted import ScriptedScorer
 

@@ -54,7 +54,7 @@ class AnthropicProvider:
             return self._completion(await self._send(prompt, prompt.temperature))
         except UpstreamError as error:
             # The table above can be out of date, and a 400 bills nothing: ask once without.
-            if error.kind != "refused_request":
+            if not isinstance(error.__cause__, anthropic.BadRequestError):
                 raise
             return self._completion(await self._send(prompt), ("temperature",))
 

@@ -143,7 +143,10 @@ class Engine:
         params.cache_ram_mib = 0
         # The engine listens on a loopback port whether we use it or not: lock it.
         params.api_keys = [secrets.token_urlsafe(32)]
-        self._server = xllamacpp.Server(params)
+        try:
+            self._server = xllamacpp.Server(params)
+        except RuntimeError as error:
+            raise ConfigurationError(f"{path} cannot be loaded: {error}") from error
         self._pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="embedded")
 
     async def generate(

@@ -90,7 +90,9 @@ def open_google(
     which sleeps up to ten seconds; Gemma lives in `v1beta` whatever the package's default is.
     """
     options = types.HttpOptions(base_url=base_url, api_version="v1beta", httpx_async_client=http)
-    return GoogleProvider(name, model, genai.Client(api_key=api_key, http_options=options))
+    # Without `vertexai` the package would follow GOOGLE_GENAI_USE_VERTEXAI to another API.
+    client = genai.Client(api_key=api_key, vertexai=False, http_options=options)
+    return GoogleProvider(name, model, client)
 
 
 def folds_system(model: str) -> bool:

@@ -9,6 +9,7 @@ cannot tell thoughts from text, so models that think aloud (Gemma 4) are refused
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import warnings
 from collections.abc import Callable
@@ -38,6 +39,10 @@ with warnings.catch_warnings():
         ) from error
 
 T = TypeVar("T")
+
+# Threads that wait for an upstream that drips or hangs cannot be ended, only limited.
+MAX_THREADS = 32
+_THREADS = threading.BoundedSemaphore(MAX_THREADS)
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,12 @@ async def _in_thread(call: Callable[[], T]) -> T:
             outcome: tuple[Callable[[Any], None], object] = (done.set_result, call())
         except BaseException as error:
             outcome = (done.set_exception, error)
-        if not loop.is_closed():
+        finally:
+            _THREADS.release()
+        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits
             loop.call_soon_threadsafe(settle, *outcome)
 
+    if not _THREADS.acquire(blocking=False):
+        raise UpstreamError("overloaded", f"google_generativeai: {MAX_THREADS} calls are stuck")
     threading.Thread(target=run, daemon=True).start()
     return await done

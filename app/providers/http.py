@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import json
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC
@@ -18,9 +19,10 @@ from app.domain import Completion, FailureKind, FinishReason, Usage
 from app.errors import UpstreamError
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_NAME = 200
+MAX_TOKENS = 2**31 - 1
 CONNECT_TIMEOUT_S = 5.0
-# No limit of our own on connections: a member's concurrency is the operator's to set upstream.
-LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=30)
+MAX_CONNECTIONS = 1000
 
 ErrorOf = Callable[[str, httpx2.Response], UpstreamError]
 
@@ -42,9 +44,18 @@ def open_http() -> httpx2.AsyncClient:
     that drips in never trips a read timeout. Bodies over `MAX_BODY_BYTES` are refused.
     """
     return httpx2.AsyncClient(
-        transport=_BoundedTransport(AiohttpTransport(limits=LIMITS)),
+        transport=_BoundedTransport(AiohttpTransport(client=_session)),
         timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
+        headers={"accept-encoding": "gzip"},
         follow_redirects=False,
+    )
+
+
+def _session() -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=httpx2.create_ssl_context())
+    # `trust_env`: proxies named in the environment are used. No cookies are kept.
+    return aiohttp.ClientSession(
+        connector=connector, trust_env=True, cookie_jar=aiohttp.DummyCookieJar()
     )
 
 
@@ -159,17 +170,33 @@ def completion(
 ) -> Completion:
     """A completion, if there is one: a reply without text is a failure, unless it is a refusal.
 
-    What no database or UTF-8 encoder takes (lone surrogates, NUL) is replaced by U+FFFD.
+    Whatever else the upstream says of itself is not trusted: a model name is cut, counts of
+    tokens that are none are left out, and what no database or UTF-8 encoder takes (lone
+    surrogates, NUL) is replaced by U+FFFD.
     """
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    text = text.replace("\0", "\ufffd")
-    done = Completion(text, finish_reason, model, usage, dropped_parameters)
+    text = _storable(text)
+    done = Completion(
+        text, finish_reason, _storable(model)[:MAX_NAME], _counted(usage), dropped_parameters
+    )
     if not text.strip() and finish_reason == "content_filter":
         raise UpstreamError("content_filter", f"{name}: blocked by the vendor's filter")
     if not text.strip() and not done.withheld:
         spent = " within max_tokens" if finish_reason == "length" else ""
         raise UpstreamError("bad_reply", f"{name}: the reply has no text{spent}")
     return done
+
+
+def _storable(text: str) -> str:
+    mended = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return mended.replace("\0", "\ufffd")
+
+
+def _counted(usage: Usage | None) -> Usage | None:
+    if usage is None:
+        return None
+    counts = (usage.input_tokens, usage.output_tokens)
+    believable = all(type(n) is int and 0 <= n <= MAX_TOKENS for n in counts)
+    return usage if believable else None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -180,33 +207,58 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 class _BoundedTransport(httpx2.AsyncBaseTransport):
-    """Refuses bodies over `MAX_BODY_BYTES`, also where a vendor's package reads them."""
+    """Unpacks bodies and refuses them over `MAX_BODY_BYTES`, also where a vendor's package reads
+    them. It unpacks by itself because a small packed body can hold a huge one."""
 
     def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
         self._inner = inner
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         response = await self._inner.handle_async_request(request)
-        if isinstance(response.stream, httpx2.AsyncByteStream):
-            response.stream = _BoundedStream(response.stream)
-        return response
+        encoding = response.headers.get("content-encoding", "identity")
+        stream = response.stream
+        if encoding not in _ENCODINGS or not isinstance(stream, httpx2.AsyncByteStream):
+            await response.aclose()
+            raise UpstreamError("bad_reply", "the reply is in an encoding nobody asked for")
+        unpacked = ("content-encoding", "content-length")
+        return httpx2.Response(
+            response.status_code,
+            headers=[(k, v) for k, v in response.headers.multi_items() if k not in unpacked],
+            stream=_BoundedStream(stream, packed=encoding != "identity"),
+            request=request,
+            extensions=response.extensions,
+        )
 
     async def aclose(self) -> None:
         await self._inner.aclose()
 
 
+_ENCODINGS = ("identity", "gzip", "x-gzip", "deflate")
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+
+
 class _BoundedStream(httpx2.AsyncByteStream):
-    def __init__(self, inner: httpx2.AsyncByteStream) -> None:
+    def __init__(self, inner: httpx2.AsyncByteStream, *, packed: bool) -> None:
         self._inner = inner
+        self._unpacker = zlib.decompressobj(_GZIP_OR_ZLIB) if packed else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
+        left = MAX_BODY_BYTES
         async for chunk in self._inner:
-            size += len(chunk)
-            if size > MAX_BODY_BYTES:
+            plain = self._unpack(chunk, left + 1)
+            left -= len(plain)
+            if left < 0:
                 limit = f"{MAX_BODY_BYTES // 2**20} MiB"
                 raise UpstreamError("bad_reply", f"the upstream's reply is over {limit}")
-            yield chunk
+            yield plain
+
+    def _unpack(self, chunk: bytes, most: int) -> bytes:
+        if self._unpacker is None:
+            return chunk
+        try:
+            return self._unpacker.decompress(chunk, most)
+        except zlib.error as error:
+            raise UpstreamError("bad_reply", "the upstream's reply does not unpack") from error
 
     async def aclose(self) -> None:
         await self._inner.aclose()

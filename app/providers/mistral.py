@@ -8,7 +8,7 @@ several shapes, one of which says that the model, not the key, has run out.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx2
 
@@ -19,6 +19,8 @@ from app.providers.openai_compatible import chat_body, chat_completion
 
 BASE_URL = "https://api.mistral.ai/v1"
 NO_CAPACITY = "3505"
+# A higher one is answered with 422.
+MAX_TEMPERATURE = 1.5
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class MistralProvider:
     http: httpx2.AsyncClient
 
     async def complete(self, prompt: Prompt) -> Completion:
+        too_warm = prompt.temperature is not None and prompt.temperature > MAX_TEMPERATURE
+        if too_warm:
+            prompt = replace(prompt, temperature=None)
         reply = await post_json(
             self.http,
             self.name,
@@ -40,7 +45,8 @@ class MistralProvider:
             headers=bearer_headers(self.api_key),
             error_of=_error,
         )
-        return chat_completion(self.name, self.model, reply)
+        done = chat_completion(self.name, self.model, reply)
+        return replace(done, dropped_parameters=("temperature",)) if too_warm else done
 
     async def ping(self) -> None:
         headers = bearer_headers(self.api_key)

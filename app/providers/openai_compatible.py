@@ -40,8 +40,13 @@ class OpenAICompatibleProvider:
         return chat_completion(self.name, self.model, reply)
 
     async def ping(self) -> None:
+        """A host that has no list of models, as some do not, is up all the same."""
         headers = bearer_headers(self.api_key)
-        await get_json(self.http, self.name, f"{self.base_url}/models", headers=headers)
+        try:
+            await get_json(self.http, self.name, f"{self.base_url}/models", headers=headers)
+        except UpstreamError as error:
+            if error.kind != "refused_request":
+                raise
 
 
 def chat_body(model: str, prompt: Prompt) -> Mapping[str, object]:

@@ -22,9 +22,7 @@ from app.providers.http import bearer_headers, get_json, post_json
 BASE_URL = "https://integrate.api.nvidia.com/v1"
 NAME = "nvidia"
 CONTEXT_TOKENS = 4096
-# Text is cut before it is sent, so that prompt and reply fit. English has about four characters
-# a token; three leaves room for denser text, and what is cut is reported in the score's note.
-CHARACTERS_PER_TOKEN = 3
+ASCII_PER_TOKEN = 3
 MAX_WAIT_S = 30.0
 
 
@@ -99,27 +97,43 @@ def conversation(
 ) -> tuple[list[Mapping[str, str]], str | None]:
     """What is scored: alternating turns, the reply last, system text in the first user turn.
 
-    Fitted to the model's context: the oldest turns go first, then the head of the last user
-    turn, then the tail of the reply. The note says that something was left out.
+    Fitted to the model's context: the tail of a long reply goes, then the oldest turns, then the
+    head of the last user turn. The note says that something was left out.
     """
-    budget = CONTEXT_TOKENS * CHARACTERS_PER_TOKEN
-    reply = completion.text[: budget * 3 // 4]
-    turns = list(prompt.turns_with_system_folded)
-    while len(turns) > 1 and sum(len(t.content) for t in turns) > budget - len(reply):
+    all_turns = prompt.turns_with_system_folded
+    reply = _head(completion.text, CONTEXT_TOKENS * 3 // 4)
+    left = CONTEXT_TOKENS - _tokens(reply)
+    turns = list(all_turns)
+    while len(turns) > 1 and sum(_tokens(turn.content) for turn in turns) > left:
         del turns[:2]
-    last = turns[-1].content[-(budget - len(reply)) :]
-    cut = (len(turns), last, reply) != (
-        len(prompt.turns),
-        prompt.turns_with_system_folded[-1].content,
-        completion.text,
-    )
+    earlier, last = turns[:-1], turns[-1]
+    asked = _head(last.content[::-1], left - sum(_tokens(t.content) for t in earlier))[::-1]
+    cut = (len(turns), asked, reply) != (len(all_turns), last.content, completion.text)
     messages: list[Mapping[str, str]] = [
-        *({"role": turn.role, "content": turn.content} for turn in turns[:-1]),
-        {"role": "user", "content": last},
+        *({"role": turn.role, "content": turn.content} for turn in earlier),
+        {"role": "user", "content": asked},
         {"role": "assistant", "content": reply},
     ]
     note = f"scored a part: the text is longer than {CONTEXT_TOKENS:,} tokens" if cut else None
     return messages, note
+
+
+def _tokens(text: str) -> float:
+    """Tokens a text may have at the most, roughly: its own tokenizer is out of our reach.
+
+    English has about four characters a token, other scripts down to one.
+    """
+    plain = sum(map(str.isascii, text))
+    return plain / ASCII_PER_TOKEN + (len(text) - plain)
+
+
+def _head(text: str, tokens: float) -> str:
+    """As much of a text from its beginning as has no more than so many tokens."""
+    for end, character in enumerate(text):
+        tokens -= 1 / ASCII_PER_TOKEN if character.isascii() else 1
+        if tokens < 0:
+            return text[:end]
+    return text
 
 
 def parse(reply: object) -> Attributes | ScalarReward:

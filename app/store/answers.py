@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -10,16 +12,23 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, event, insert, select, text
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection, event, func, insert, select, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.domain import Answer
 from app.errors import AnswerNotFoundError, ConfigurationError, StoreError
 from app.store import rows, schema
 
+log = logging.getLogger("starboard")
+
 MIGRATIONS = Path(__file__).with_name("migrations")
+URLS = "it must look like sqlite+aiosqlite:///answers.db or postgresql+asyncpg://user@host/name"
+ID = re.compile(r"[\w-]{1,40}")
+# Any fixed number: it stands for "migrations of Starboard" among PostgreSQL's advisory locks.
+MIGRATION_LOCK = 7_827_225
 
 
 @dataclass(frozen=True)
@@ -37,17 +46,18 @@ class AnswerStore:
         """
         try:
             engine = create_async_engine(make_url(url), pool_pre_ping=not url.startswith("sqlite"))
-        except (ArgumentError, ModuleNotFoundError) as error:
-            raise ConfigurationError(f"STARBOARD_DATABASE_URL: {error}") from error
+        except (SQLAlchemyError, ImportError, ValueError) as error:
+            raise ConfigurationError(f"STARBOARD_DATABASE_URL is not usable; {URLS}") from error
         if engine.dialect.name == "sqlite":
             event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         try:
             try:
                 async with engine.begin() as connection:
                     await connection.run_sync(_migrate)
-            except (SQLAlchemyError, OSError) as error:
+            except (SQLAlchemyError, CommandError, OSError) as error:
                 shown = engine.url.render_as_string(hide_password=True)
-                raise ConfigurationError(f"cannot open the database {shown}") from error
+                why = _first_line(error)
+                raise ConfigurationError(f"cannot open the database {shown}: {why}") from error
             yield cls(engine)
         finally:
             await engine.dispose()
@@ -62,6 +72,8 @@ class AnswerStore:
     async def get(self, answer_id: str) -> Answer:
         """The answer of that id; raises `AnswerNotFoundError`."""
         answers, candidates = schema.answers, schema.candidates
+        if not ID.fullmatch(answer_id):
+            raise AnswerNotFoundError("there is no answer of that id")
         one = select(answers).where(answers.c.id == answer_id)
         its = select(candidates).where(candidates.c.answer_id == answer_id)
         with _failures():
@@ -84,11 +96,24 @@ class AnswerStore:
 def _failures() -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError, ValueError, OverflowError) as error:
+        # Not its text: a driver may quote the values it was given.
+        log.error("the database failed: %s", type(getattr(error, "orig", None) or error).__name__)
         raise StoreError(f"the database failed: {type(error).__name__}") from error
 
 
+def _first_line(error: Exception) -> str:
+    """What the driver says went wrong: SQLAlchemy's own text goes on with statement and values."""
+    said = str(getattr(error, "orig", None) or error).splitlines()
+    return said[0] if said else type(error).__name__
+
+
 def _migrate(connection: Connection) -> None:
+    """Bring the schema up to date; of several processes starting at once, one after the other."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection

@@ -226,8 +226,8 @@ async def test_a_client_that_leaves_closes_the_upstream_connection(database_url:
 def only_mistral(fake: MistralFake, database_url: str) -> Settings:
     return settings(
         database_url=database_url,
-        mistral_api_key=fake.api_key,
-        mistral_base_url=fake.base_url,
+        MISTRAL_API_KEY=fake.api_key,
+        MISTRAL_BASE_URL=fake.base_url,
         scorer="embedded",
     )
 
@@ -246,14 +246,14 @@ async def test_three_vendors_and_their_scores_take_two_calls_not_six(database_ur
         app = create_app(
             settings(
                 database_url=database_url,
-                anthropic_api_key=claude.api_key,
-                anthropic_base_url=claude.base_url,
-                gemini_api_key=gemma.api_key,
-                google_base_url=gemma.base_url,
-                mistral_api_key=mistral.api_key,
-                mistral_base_url=mistral.base_url,
-                nvidia_api_key=nvidia.api_key,
-                nvidia_base_url=nvidia.base_url,
+                ANTHROPIC_API_KEY=claude.api_key,
+                ANTHROPIC_BASE_URL=claude.base_url,
+                GEMINI_API_KEY=gemma.api_key,
+                GOOGLE_GEMINI_BASE_URL=gemma.base_url,
+                MISTRAL_API_KEY=mistral.api_key,
+                MISTRAL_BASE_URL=mistral.base_url,
+                NVIDIA_API_KEY=nvidia.api_key,
+                NVIDIA_BASE_URL=nvidia.base_url,
             )
         )
         async with serve(app) as client:

@@ -34,10 +34,10 @@ async def test_readiness_pings_what_it_depends_on(database_url: str) -> None:
         nvidia.models = ("nvidia/another",)
         ours = settings(
             database_url=database_url,
-            mistral_api_key=mistral.api_key,
-            mistral_base_url=mistral.base_url,
-            nvidia_api_key=nvidia.api_key,
-            nvidia_base_url=nvidia.base_url,
+            MISTRAL_API_KEY=mistral.api_key,
+            MISTRAL_BASE_URL=mistral.base_url,
+            NVIDIA_API_KEY=nvidia.api_key,
+            NVIDIA_BASE_URL=nvidia.base_url,
         )
         async with serve(create_app(ours)) as client:
             ready = (await client.get("/readyz")).json()
@@ -56,8 +56,8 @@ async def test_no_member_that_answers_is_unready(database_url: str) -> None:
         mistral.fail("unauthorized_401")
         ours = settings(
             database_url=database_url,
-            mistral_api_key=mistral.api_key,
-            mistral_base_url=mistral.base_url,
+            MISTRAL_API_KEY=mistral.api_key,
+            MISTRAL_BASE_URL=mistral.base_url,
             scorer="embedded",
         )
         async with serve(create_app(ours)) as client:

@@ -7,11 +7,11 @@ import pytest
 
 from app.domain import Attributes, Completion, Message, Prompt, ScalarReward
 from app.errors import UpstreamError
-from app.scorers.nvidia import CHARACTERS_PER_TOKEN, CONTEXT_TOKENS, NvidiaScorer, RateLimit
+from app.scorers.nvidia import ASCII_PER_TOKEN, CONTEXT_TOKENS, NvidiaScorer, RateLimit
 from tests.fakes.nvidia import DEFAULT_REWARD, DEFAULT_SCORES, NvidiaFake, Shape
 from tests.samples import prompt
 
-BUDGET = CONTEXT_TOKENS * CHARACTERS_PER_TOKEN
+BUDGET = CONTEXT_TOKENS * ASCII_PER_TOKEN
 REPLY = Completion("Paris.", "stop", "m")
 
 
@@ -61,7 +61,8 @@ async def test_what_is_too_long_is_cut_and_that_is_reported(
     async with NvidiaFake() as fake:
         score = await scorer(fake, http).score(prompt(asked), Completion(reply, "stop", "m"))
     sent = fake.requests[-1].sent["messages"]
-    assert sum(len(turn["content"]) for turn in sent) <= BUDGET
+    characters = sum(len(turn["content"]) for turn in sent)
+    assert characters <= BUDGET
     assert sent[-1]["content"].startswith("r")
     assert score.note is not None
     assert "4,096 tokens" in score.note
