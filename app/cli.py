@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
+import httpx2
+import stamina
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -19,11 +24,16 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from app.api.documents import AnswerDocument, AnswerRequest, CandidateDocument, answer_document
-from app.api.health import seat_document
+from app.api.documents import (
+    AnswerDocument,
+    AnswerRequest,
+    CandidateDocument,
+    answer_document,
+    seat_document,
+)
 from app.domain import Completed, Event, Failed, Failure, Scored, Started
 from app.errors import ConfigurationError, NoCandidateError, RequestError
-from app.settings import Settings, SettingsError
+from app.settings import Settings
 from app.wiring import open_services
 
 app = typer.Typer(
@@ -35,7 +45,7 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON that the HTTP API returns.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the HTTP API does.")]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -57,10 +67,7 @@ def serve(
     from app.api import create_app
 
     settings = _settings(host=host, port=port)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    _log_at(settings.log_level)
     if settings.host not in LOOPBACK:
         err.print(f"[yellow]{settings.host} is reachable by others, and no key is asked for.")
     logging.getLogger("uvicorn.error").addFilter(_no_traceback_of_configuration)
@@ -70,6 +77,8 @@ def serve(
         port=settings.port,
         log_level=settings.log_level,
         server_header=False,
+        # Answers under way are finished before the process ends.
+        timeout_graceful_shutdown=int(settings.deadline_s) + 5,
     )
     uvicorn.Server(config).run()
 
@@ -111,7 +120,7 @@ def models(as_json: AsJson = False) -> None:
     settings = _settings()
     seats = [seat_document(seat) for seat in settings.seats]
     if as_json:
-        typer.echo("[" + ", ".join(seat.model_dump_json() for seat in seats) + "]")
+        typer.echo(json.dumps({"members": [seat.model_dump() for seat in seats]}, indent=2))
         return
     table = Table(box=None)
     for heading in ("seat", "provider", "model", "sits", "why not", "terms"):
@@ -125,8 +134,19 @@ def models(as_json: AsJson = False) -> None:
     out.print(f"Ties go to the seat higher up. Scorer: {scorer.kind}.")
 
 
+@app.command(hidden=True)
+def healthy() -> None:
+    """Exit with 0 if the service on this machine's port is alive: the container's health check."""
+    url = f"http://127.0.0.1:{_settings().port}/healthz"
+    with contextlib.suppress(httpx2.HTTPError):
+        if httpx2.get(url, timeout=2, trust_env=False).is_success:
+            return
+    raise typer.Exit(1)
+
+
 async def _ask(request: AnswerRequest, *, quiet: bool) -> AnswerDocument:
     settings = _settings()
+    _log_at("error")  # what goes wrong with a member is in the table
     async with open_services(settings) as services:
         ensemble = services.ensemble
         progress = Progress()
@@ -199,6 +219,16 @@ def _cells(candidate: CandidateDocument) -> list[Text]:
         f"{candidate.latency_s:.1f}",
     ]
     return [*map(Text, cells), said]
+
+
+def _log_at(level: str) -> None:
+    """Our own log at that level. The packages below us log only what goes wrong: at lower levels
+    several of them write out prompts and replies."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("starboard").setLevel(level.upper())
+    stamina.instrumentation.set_on_retry_hooks([])
 
 
 def _settings(**given: str | int | None) -> Settings:

@@ -123,11 +123,18 @@ class OpenAICompatibleSpec(_RemoteSpec):
     api_key_env: str | None = None
 
 
+EmbeddedModel = Literal["smollm2-135m-instruct", "gemma-3-270m"]
+EMBEDDED_TERMS: Mapping[EmbeddedModel, str] = {
+    "smollm2-135m-instruct": "Apache-2.0",
+    "gemma-3-270m": "Gemma Terms of Use, https://ai.google.dev/gemma/terms",
+}
+
+
 class EmbeddedSpec(_MemberSpec):
     """A small model in this process. `temperature` and `seed` apply where the prompt has none."""
 
     provider: Literal["embedded"]
-    model: Literal["smollm2-135m-instruct", "gemma-3-270m"] = "smollm2-135m-instruct"
+    model: EmbeddedModel = "smollm2-135m-instruct"
     temperature: float = Field(default=0.0, ge=0, le=2)
     seed: int = 7
 
@@ -202,6 +209,11 @@ class Seat:
     @property
     def model(self) -> str:
         return self.spec.model
+
+    @property
+    def terms(self) -> str | None:
+        """What the user of an embedded model agrees to; None for others."""
+        return EMBEDDED_TERMS[self.spec.model] if isinstance(self.spec, EmbeddedSpec) else None
 
 
 class Settings(BaseSettings):

@@ -32,6 +32,10 @@ def prompt(text: str = "Why is the sky blue?", system: str | None = None) -> Pro
     return Prompt((*said, Message("user", text)), max_tokens=64)
 
 
+def plan_of(*members: str, deadline_s: float = 5.0) -> Plan:
+    return Plan(members, deadline_s=deadline_s)
+
+
 def scored(
     member: str,
     reward: float | None,

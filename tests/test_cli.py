@@ -67,7 +67,7 @@ def test_ask_reads_standard_input() -> None:
 def test_models_shows_who_sits_and_who_does_not() -> None:
     shown = run("models")
     assert "not named in board" in shown
-    seats = {seat["name"]: seat for seat in json.loads(run("models", "--json"))}
+    seats = {seat["name"]: seat for seat in json.loads(run("models", "--json"))["members"]}
     assert seats["a"]["seated"]
     assert not seats["claude"]["seated"]
 

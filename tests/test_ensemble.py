@@ -24,8 +24,9 @@ from app.domain import (
     Started,
     Weights,
 )
-from app.ensemble import Ensemble
+from app.ensemble import LONGEST_WAIT_S, Ensemble
 from app.errors import (
+    ConfigurationError,
     DeadlineError,
     InvalidRequestError,
     NoBoardError,
@@ -232,6 +233,44 @@ async def test_a_reply_that_comes_with_no_time_left_to_score_is_kept_unscored() 
     assert answer.winner.reward is None
     assert (answer.quality, answer.missing) == ("degraded", ("five",))
     assert answer.selection.reason.startswith("no reply could be scored")
+
+
+@pytest.mark.parametrize("error", [ConfigurationError("no vectors"), RecursionError("secret")])
+async def test_whatever_a_scorer_raises_is_data(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    @dataclass(frozen=True)
+    class Broken(FiveScorer):
+        async def score(self, prompt: Prompt, completion: Completion) -> Score:
+            raise error
+
+    answer = await board(Troubled("a", []), scorer=Broken()).answer(prompt(), plan("a"))
+    assert (answer.quality, answer.missing) == ("degraded", ("five",))
+    assert f"five failed: internal ({type(error).__name__})" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_a_reward_that_is_not_finite_is_a_failed_score() -> None:
+    huge = Weights(1e308, 1e308, 1e308, 1e308, 1e308)
+    ensemble = board(Troubled("a", []), Troubled("b", []), scorer=FiveScorer())
+    answer = await ensemble.answer(prompt(), Plan(("a", "b"), weights=huge))
+    assert [c.reward for c in answer.candidates] == [None, None]
+    assert answer.missing == ("five",)
+
+
+async def test_a_failure_near_the_deadline_stays_what_it_is() -> None:
+    late = Troubled("late", [overloaded()], delay_s=0.25)
+    answer = await board(late, Troubled("ok", [])).answer(
+        prompt(), plan("late", "ok", deadline_s=0.3)
+    )
+    assert failure(answer, "late").kind == "overloaded"
+
+
+async def test_a_long_wait_does_not_hold_the_others_replies() -> None:
+    limited = Troubled("limited", [overloaded(retry_after_s=LONGEST_WAIT_S)])
+    asked = plan("limited", "ok", deadline_s=60)
+    answer = await board(limited, Troubled("ok", [])).answer(prompt(), asked)
+    assert (limited.calls, failure(answer, "limited").kind) == (1, "overloaded")
 
 
 async def test_a_scorer_that_breaks_is_data() -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
-from app.settings import NvidiaScorerSpec, OpenAICompatibleSpec, Settings, SettingsError
+from app.settings import NvidiaScorerSpec, OpenAICompatibleSpec, Settings
 from tests.conftest import settings
 
 
@@ -126,6 +127,45 @@ def test_a_file_that_is_wrong_is_refused_by_name(text: str, match: str) -> None:
 def test_a_file_that_is_not_toml_is_named() -> None:
     write("= nonsense")
     with pytest.raises(SettingsError, match=r"starboard\.toml"):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('ANTHROPIC_API_KEY = "sk-1"', SettingsError),
+        ('anthropic_api_key = "sk-1"', SettingsError),
+        ('[scorer]\nkind = "nvidia"\napi_key = "nvapi-1"', ValidationError),
+    ],
+)
+def test_no_key_is_taken_from_the_file(text: str, error: type[Exception]) -> None:
+    write(text)
+    with pytest.raises(error) as caught:
+        Settings()
+    assert "sk-1" not in str(caught.value)
+    assert "nvapi-1" not in str(caught.value)
+
+
+def test_a_key_loses_the_white_space_of_copying(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTRAL_API_KEY", " key\n")
+    key = Settings().mistral_api_key
+    assert key is not None
+    assert key.get_secret_value() == "key"
+    monkeypatch.setenv("MISTRAL_API_KEY", "key\u2026")
+    with pytest.raises(ValidationError, match="MISTRAL_API_KEY"):
+        Settings()
+
+
+def test_lists_and_levels_may_be_written_as_people_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STARBOARD_BOARD", "gemma, smollm2")
+    monkeypatch.setenv("STARBOARD_LOG_LEVEL", "INFO")
+    assert (Settings().board, Settings().log_level) == (("gemma", "smollm2"), "info")
+
+
+def test_two_hosts_for_a_package_that_keeps_one_are_refused() -> None:
+    row = 'provider = "google_generativeai"\nbase_url = "http://{0}"\n'
+    write("[members.a]\n" + row.format("a") + "[members.b]\n" + row.format("b"))
+    with pytest.raises(ValidationError, match="one base_url"):
         Settings()
 
 

@@ -27,7 +27,7 @@ async def answer(
     settings, ensemble = live.settings, live.ensemble
     prompt = body.to_prompt(settings.max_tokens)
     plan = body.to_plan(ensemble.members, settings.deadline_s)
-    run = ensemble.answer(prompt, plan, tags=body.tags)
+    run = ensemble.answer(prompt, plan, tags=body.tags or {})
     return answer_document(await while_connected(request, run))
 
 

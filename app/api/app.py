@@ -65,5 +65,5 @@ def _say_who_sits(services: Services) -> None:
     members = ", ".join(services.ensemble.members) or "nobody (see `starboard models`)"
     log.info("board: %s; scorer: %s (%s)", members, info.name, info.note or info.model)
     for seat in services.seats:
-        if seat.why_not is None and (terms := health.terms_of(seat)):
-            log.info("%s: %s, used under %s", seat.name, seat.model, terms)
+        if seat.why_not is None and seat.terms:
+            log.info("%s: %s, used under %s", seat.name, seat.model, seat.terms)

@@ -16,9 +16,11 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     FiniteFloat,
     StringConstraints,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -43,6 +45,7 @@ from app.domain import (
     Usage,
     Weights,
 )
+from app.settings import Seat
 
 
 def _storable(text: str) -> str:
@@ -53,7 +56,7 @@ def _storable(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_storable)]
 Filled = Annotated[str, StringConstraints(min_length=1, pattern=r"\S"), AfterValidator(_storable)]
-Tag = Annotated[str, StringConstraints(max_length=256), AfterValidator(_storable)]
+TagText = Annotated[str, StringConstraints(max_length=256), AfterValidator(_storable)]
 
 
 class _Request(BaseModel):
@@ -69,7 +72,10 @@ class Turn(_Request):
     """One OpenAI-shaped turn; content is text, or a list of text parts."""
 
     role: Role
-    content: Filled | list[TextPart]
+    content: Annotated[
+        Annotated[Filled, Tag("(text)")] | Annotated[list[TextPart], Tag("(parts)")],
+        Discriminator(lambda content: "(parts)" if isinstance(content, list) else "(text)"),
+    ]
 
     @property
     def text(self) -> str:
@@ -79,16 +85,17 @@ class Turn(_Request):
 
 
 PUBLISHED = Weights()
+Weight = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
 class WeightsRequest(_Request):
     """Linear map from attributes to the reward; what is left out keeps its published value."""
 
-    helpfulness: FiniteFloat = PUBLISHED.helpfulness
-    correctness: FiniteFloat = PUBLISHED.correctness
-    coherence: FiniteFloat = PUBLISHED.coherence
-    complexity: FiniteFloat = PUBLISHED.complexity
-    verbosity: FiniteFloat = PUBLISHED.verbosity
+    helpfulness: Weight = PUBLISHED.helpfulness
+    correctness: Weight = PUBLISHED.correctness
+    coherence: Weight = PUBLISHED.coherence
+    complexity: Weight = PUBLISHED.complexity
+    verbosity: Weight = PUBLISHED.verbosity
 
 
 Names = Annotated[list[str], Field(min_length=1, max_length=32)]
@@ -146,14 +153,14 @@ class AnswerRequest(_Request):
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     temperature: FiniteFloat | None = Field(default=None, ge=0, le=2)
     deadline_s: FiniteFloat | None = Field(default=None, gt=0, le=600)
-    weights: WeightsRequest = WeightsRequest()
-    plan: PlanRequest = PlanRequest()
-    stream: bool = False
-    tags: dict[Tag, Tag] = Field(default={}, max_length=16)
+    weights: WeightsRequest | None = None
+    plan: PlanRequest | None = None
+    stream: bool | None = None
+    tags: Annotated[dict[TagText, TagText], Field(max_length=16)] | None = None
 
     @field_validator("stream")
     @classmethod
-    def _not_yet(cls, value: bool) -> bool:
+    def _not_yet(cls, value: bool | None) -> bool | None:
         if value:
             raise ValueError("streaming is not available in this version")
         return value
@@ -193,13 +200,14 @@ class AnswerRequest(_Request):
         order = list(board)
         asked = order if self.members is None else self.members
         unknown = [name for name in asked if name not in order]
+        plan, weights = self.plan or PlanRequest(), self.weights or WeightsRequest()
         return Plan(
             members=(*(name for name in order if name in asked), *unknown),
-            weights=Weights(**self.weights.model_dump()),
+            weights=Weights(**weights.model_dump()),
             deadline_s=self.deadline_s or deadline_s,
-            order=tuple(self.plan.order or ()),
-            reserves=tuple(self.plan.reserves or ()),
-            **self.plan.model_dump(exclude={"order", "reserves"}),
+            order=tuple(plan.order or ()),
+            reserves=tuple(plan.reserves or ()),
+            **plan.model_dump(exclude={"order", "reserves"}),
         )
 
 
@@ -364,6 +372,19 @@ def answer_document(answer: Answer) -> AnswerDocument:
         cost_usd=None,
         timings=TimingsDocument(**asdict(answer.timings)),
         tags=dict(answer.tags),
+    )
+
+
+def seat_document(seat: Seat, *, healthy: bool | None = None) -> SeatDocument:
+    """A seat as shown; `healthy` is None where nobody asked."""
+    return SeatDocument(
+        name=seat.name,
+        provider=seat.spec.provider,
+        model=seat.model,
+        seated=seat.why_not is None,
+        why_not=seat.why_not,
+        healthy=healthy,
+        terms=seat.terms,
     )
 
 

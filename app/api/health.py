@@ -9,10 +9,9 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from app.api.documents import ModelsDocument, ScorerDocument, SeatDocument
+from app.api.documents import ModelsDocument, ScorerDocument, seat_document
 from app.api.pings import Pings
 from app.api.services import Health, Live
-from app.settings import EmbeddedSpec, Seat
 from app.wiring import Services
 
 router = APIRouter(tags=["health"])
@@ -70,32 +69,9 @@ async def models(live: Live, health: Health) -> ModelsDocument:
     """Every configured seat in board order: who sits, who does not and why."""
     faults = await health.faults()
     return ModelsDocument(
-        members=[seat_document(seat, faults) for seat in live.seats],
+        members=[seat_document(seat, healthy=_healthy(faults, seat.name)) for seat in live.seats],
         scorer=ScorerDocument(**asdict(live.ensemble.scorer.info)),
     )
-
-
-def seat_document(seat: Seat, faults: Mapping[str, str | None] | None = None) -> SeatDocument:
-    """A seat as shown; `healthy` is null where nobody asked."""
-    asked = faults is not None and _member(seat.name) in faults
-    return SeatDocument(
-        name=seat.name,
-        provider=seat.spec.provider,
-        model=seat.model,
-        seated=seat.why_not is None,
-        why_not=seat.why_not,
-        healthy=faults[_member(seat.name)] is None if faults is not None and asked else None,
-        terms=terms_of(seat),
-    )
-
-
-def terms_of(seat: Seat) -> str | None:
-    """The licence or terms that the model of an embedded seat comes under; None for others."""
-    if not isinstance(seat.spec, EmbeddedSpec):
-        return None
-    from app.providers.embedded import MODEL_FILES
-
-    return MODEL_FILES[seat.spec.model].terms
 
 
 def _status(faults: Mapping[str, str | None]) -> Literal["ready", "degraded", "unready"]:
@@ -103,6 +79,11 @@ def _status(faults: Mapping[str, str | None]) -> Literal["ready", "degraded", "u
     if faults[STORE] is not None or all(fault is not None for fault in members):
         return "unready"
     return "ready" if all(fault is None for fault in faults.values()) else "degraded"
+
+
+def _healthy(faults: Mapping[str, str | None], name: str) -> bool | None:
+    """None for a member that does not sit, and so is not pinged."""
+    return faults[_member(name)] is None if _member(name) in faults else None
 
 
 def _member(name: str) -> str:

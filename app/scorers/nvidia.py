@@ -23,6 +23,7 @@ BASE_URL = "https://integrate.api.nvidia.com/v1"
 NAME = "nvidia"
 CONTEXT_TOKENS = 4096
 ASCII_PER_TOKEN = 3
+ROUNDING = 1e-6  # the sum of many thirds is not exact
 MAX_WAIT_S = 30.0
 
 
@@ -131,7 +132,7 @@ def _head(text: str, tokens: float) -> str:
     """As much of a text from its beginning as has no more than so many tokens."""
     for end, character in enumerate(text):
         tokens -= 1 / ASCII_PER_TOKEN if character.isascii() else 1
-        if tokens < 0:
+        if tokens < -ROUNDING:
             return text[:end]
     return text
 

@@ -19,7 +19,20 @@ from typing import TYPE_CHECKING, Final
 
 from app.domain import FailureKind, FinishReason
 
-from .wire import Recorded, Reply, Sender, cut, disconnect, drip, flood, gzipped, hang, html, reset
+from .wire import (
+    Recorded,
+    Reply,
+    Sender,
+    bomb,
+    cut,
+    disconnect,
+    drip,
+    flood,
+    gzipped,
+    hang,
+    html,
+    reset,
+)
 
 if TYPE_CHECKING:
     from .server import FakeServer
@@ -134,6 +147,7 @@ COMMON: Final = (
     Fault("html_502", "unavailable", bad_gateway, everywhere=True),
     Fault("gzip", None, sent_by(gzipped), everywhere=True),
     Fault("huge_body", "bad_reply", sent_by(flood), everywhere=True),
+    Fault("gzip_bomb", "bad_reply", sent_by(bomb), everywhere=True),
     Fault("hang", "timeout", sent_by(hang), everywhere=True),
     Fault("unauthorized_401", "auth", status(401), everywhere=True),
     Fault("forbidden_403", "auth", status(403), everywhere=True),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from .faults import COMMON, Call, Fault, Make, status
@@ -108,6 +109,15 @@ def no_choices(call: Call) -> Reply:
     return completion(call.request, assistant(""), choices=[])
 
 
+def hostile_facts(call: Call) -> Reply:
+    """A name that no database takes, and counts that are none."""
+    text = call.fake.reply_text(call.request)
+    usage = {"prompt_tokens": 2**70, "completion_tokens": -4, "total_tokens": True}
+    model = "x\ud800\0" + "y" * 500
+    reply = completion(call.request, assistant(text), usage=usage, model=model)
+    return replace(reply, body=json.dumps(reply.body))  # with the surrogate as an escape
+
+
 def no_usage(call: Call) -> Reply:
     text = call.fake.reply_text(call.request)
     return completion(call.request, assistant(text), usage=None)
@@ -148,6 +158,7 @@ class OpenAICompatibleFake(FakeServer):
         Fault("content_null", "bad_reply", finished("stop", None)),
         Fault("no_choices", "bad_reply", no_choices),
         Fault("no_usage", None, no_usage, finish="stop"),
+        Fault("hostile_facts", None, hostile_facts, finish="stop"),
         Fault("length", None, finished("length", "Paris is the"), finish="length"),
         Fault("refusal", None, finished("stop", None, refusal="I can't."), finish="refusal"),
         Fault("filtered_empty", "content_filter", finished("content_filter", "")),

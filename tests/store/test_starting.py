@@ -1,0 +1,78 @@
+"""Several processes, and databases that are in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from sqlalchemy import text
+
+from app.ensemble import Ensemble
+from app.errors import ConfigurationError, StoreError
+from app.providers.scripted import ScriptedProvider
+from app.scorers.scripted import ScriptedScorer
+from app.store import AnswerStore
+from tests.samples import answer, plan_of, prompt
+
+OPEN = """
+import asyncio, sys
+from app.store import AnswerStore
+async def main():
+    async with AnswerStore.open(sys.argv[1]):
+        pass
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, database_url: str) -> str:
+    if request.param == "sqlite":
+        return database_url
+    return str(request.getfixturevalue("fresh_postgres_url"))
+
+
+def test_processes_that_start_at_once_on_an_empty_database_all_start(empty_url: str) -> None:
+    command = [sys.executable, "-c", OPEN, empty_url]
+    started = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [process.communicate(timeout=60)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * 4, said
+
+
+async def test_a_database_of_a_later_version_is_refused(empty_url: str) -> None:
+    async with AnswerStore.open(empty_url) as store, store.engine.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ConfigurationError, match="9999"):
+        async with AnswerStore.open(empty_url):
+            pass
+
+
+async def test_a_locked_database_does_not_hold_an_answer_for_ever(
+    fresh_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.ensemble.STORE_GRACE_S", 0.3)
+    async with AnswerStore.open(fresh_postgres_url) as store, store.engine.begin() as lock:
+        await lock.execute(text("LOCK TABLE answers IN ACCESS EXCLUSIVE MODE"))
+        members = {"a": ScriptedProvider("a", "a", "a")}
+        ensemble = Ensemble(members, ScriptedScorer({"a": 1.0}), store)
+        async with asyncio.timeout(3):
+            with pytest.raises(StoreError, match="in time"):
+                await ensemble.answer(prompt(), plan_of("a", deadline_s=0.3))
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x.db", "postgresql://me@127.0.0.1/db", "pg://h:port/x"])
+async def test_the_usual_mistakes_in_a_url_are_answered_with_its_form(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"postgresql\+asyncpg://"):
+        async with AnswerStore.open(url):
+            pass
+
+
+async def test_what_a_database_cannot_take_is_an_error_of_the_store(
+    fresh_postgres_url: str,
+) -> None:
+    async with AnswerStore.open(fresh_postgres_url) as store:
+        with pytest.raises(StoreError):
+            await store.save(answer("ans_" + "x" * 100))
+        with pytest.raises(Exception, match="no answer"):
+            await store.get("\0")
