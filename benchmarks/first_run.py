@@ -24,6 +24,7 @@ from rich.progress import track
 
 PORT = 8765
 BASE = f"http://127.0.0.1:{PORT}"
+OF_THE_VENV = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
 OURS = ("STARBOARD_", "ANTHROPIC_", "GEMINI_", "GOOGLE_", "MISTRAL_", "NVIDIA_")
 
 
@@ -32,7 +33,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="how often to start the service")
     runs = [measure() for _ in track(range(parser.parse_args().runs), "starting")]
     site = Path(sysconfig.get_paths()["purelib"])
-    size = sum(f.stat().st_size for f in site.rglob("*") if f.is_file())
+    packages = [path for path in site.iterdir() if not path.name.startswith(OF_THE_VENV)]
+    size = sum(f.stat().st_size for p in packages for f in (p, *p.rglob("*")) if f.is_file())
     print(f"| what | median of {len(runs)} | all |\n|---|---|---|")
     print(f"| installed packages with the model | {size / 1e6:.0f} MB | |")
     for name, unit in (("ready", "s"), ("answer", "s"), ("resident", "MB")):

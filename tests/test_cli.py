@@ -127,7 +127,7 @@ def test_no_returned_answer_is_lost_when_the_process_is_killed() -> None:
                 clients.submit(collect, url, returned)
             time.sleep(1)
             server.kill()
-    assert len(returned) > 30
+    assert len(returned) > 10
     with serving() as (server, url):
         for id_ in returned:
             with urllib.request.urlopen(f"{url}/answers/{id_}", timeout=5) as response:

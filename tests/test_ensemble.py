@@ -117,9 +117,9 @@ async def test_the_wait_is_the_slowest_member_and_its_score_not_the_sum() -> Non
     started = asyncio.get_running_loop().time()
     answer = await ensemble.answer(prompt(), plan("a", "b", "c"))
     took = asyncio.get_running_loop().time() - started
-    assert 0.6 <= took < 1.0  # the sum would be 1.8
-    assert answer.timings.slowest_member_s == pytest.approx(0.3, abs=0.1)
-    assert answer.timings.scoring_s == pytest.approx(0.3, abs=0.1)
+    assert 0.6 <= took < 1.5  # the sum would be 1.8
+    assert answer.timings.slowest_member_s == pytest.approx(0.3, abs=0.25)
+    assert answer.timings.scoring_s == pytest.approx(0.3, abs=0.25)
 
 
 async def test_a_quick_reply_is_scored_while_a_slow_one_is_awaited() -> None:

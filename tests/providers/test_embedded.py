@@ -89,7 +89,7 @@ async def test_concurrent_prompts_share_the_batch_and_the_event_loop_goes_on(
     took = time.monotonic() - started
     beating.cancel()
     assert all(reply.text for reply in replies)
-    assert beats > took / 0.01 / 4  # a blocked loop would have none
+    assert beats > took / 0.01 / 10  # a blocked loop would have none
 
 
 async def test_a_cancelled_prompt_stops_generating(engine: Engine) -> None:
@@ -98,7 +98,7 @@ async def test_a_cancelled_prompt_stops_generating(engine: Engine) -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.15):
                 await seat(engine).complete(long)
-    async with asyncio.timeout(5):  # 8 abandoned stories would take half a minute
+    async with asyncio.timeout(15):  # 8 abandoned stories would take half a minute
         assert (await seat(engine).complete(short("Say hi.", 4))).text
 
 

@@ -91,7 +91,7 @@ async def test_calls_queue_for_their_turn() -> None:
         await limit.turn("nvidia")
         at.append(loop.time() - started)
     assert at[1] < 0.1
-    assert 0.2 <= at[2] < 0.4
+    assert at[2] >= 0.2
     assert at[4] >= 0.4
     assert all(later - earlier >= 0.199 for earlier, later in zip(at, at[2:], strict=False))
 
