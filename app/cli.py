@@ -23,7 +23,7 @@ from app.api.documents import AnswerDocument, AnswerRequest, CandidateDocument, 
 from app.api.health import seat_document
 from app.domain import Completed, Event, Failed, Failure, Scored, Started
 from app.errors import ConfigurationError, NoCandidateError, RequestError
-from app.settings import Settings, SettingsError
+from app.settings import JudgeScorerSpec, ScorerSpec, Settings, SettingsError
 from app.wiring import open_services
 
 app = typer.Typer(
@@ -119,8 +119,12 @@ def models(as_json: AsJson = False) -> None:
         row = (seat.name, seat.provider, seat.model, sits, seat.why_not or "", seat.terms or "")
         table.add_row(*row, style="" if seat.seated else "dim")
     out.print(table)
-    scorer = settings.scorer_in_use
-    out.print(f"Ties go to the seat higher up. Scorer: {scorer.kind}.")
+    scorers = ", then ".join(_scorer_line(spec) for spec in settings.ladder)
+    out.print(f"Ties go to the seat higher up. Scorer: {scorers}.")
+
+
+def _scorer_line(spec: ScorerSpec) -> str:
+    return f"{spec.kind} ({spec.member})" if isinstance(spec, JudgeScorerSpec) else spec.kind
 
 
 async def _ask(request: AnswerRequest, *, quiet: bool) -> AnswerDocument:

@@ -11,6 +11,8 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from itertools import takewhile
 from typing import Protocol, TypeVar
 
 import stamina
@@ -47,11 +49,13 @@ from app.errors import (
 )
 from app.providers import Provider
 from app.scorers import Scorer
+from app.scorers.ladder import Descent, Ladder
 from app.selection import STRATEGIES
 
 T = TypeVar("T")
 
 ATTEMPTS = 2
+COMPARABLE_WITHIN_ONE_PROMPT = "one reward without attributes: comparable within one prompt only"
 
 
 class AnswerSink(Protocol):
@@ -62,13 +66,13 @@ class AnswerSink(Protocol):
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The board and its scorer. `members` are in board order.
+    """The board and its ladder of scorers. `members` are in board order.
 
     `timeout_s` limits one call to a member or scorer; a plan's deadline limits the run.
     """
 
     members: Mapping[str, Provider]
-    scorer: Scorer
+    ladder: Ladder
     store: AnswerSink
     timeout_s: float = 55.0
 
@@ -82,21 +86,24 @@ class Ensemble:
         """Run the plan and return the answer, stored.
 
         A candidate is scored the moment it arrives, so the wait is the slowest member with its
-        score. Cancelling this call cancels every upstream call. Raises `NoCandidateError` or
-        `DeadlineError` if no member replied; that run is stored too.
+        score; only a run that goes down the ladder scores again after that. Cancelling this call
+        cancels every upstream call. Raises `NoCandidateError` or `DeadlineError` if no member
+        replied; that run is stored too.
         """
         self._check(plan)
         tell = listener or _ignore
-        info = self.scorer.info
-        plan = replace(plan, resolution=_resolution(info, plan.weights))
         run = _Run(_now(), plan.deadline_s, self.timeout_s)
+        descent = self.ladder.descent(partial(_score, run, prompt))
         async with asyncio.TaskGroup() as group:
+            ask = partial(_member, run, descent, prompt=prompt, plan=plan, tell=tell)
             tasks = [
-                group.create_task(self._member(run, self.members[name], prompt, plan, tell))
+                group.create_task(ask(self.members[name]))
                 for name in plan.members
                 for _ in range(plan.samples)
             ]
-        candidates = tuple(task.result() for task in tasks)
+        arrived = tuple(task.result() for task in tasks)
+        info, candidates = await _settled(descent, arrived, plan.weights, tell)
+        plan = replace(plan, resolution=_resolution(info, plan.weights))
         answer = _answer(run, prompt, plan, candidates=candidates, scorer=info, tags=tags or {})
         await self.store.save(answer)
         tell(Selected(answer))
@@ -114,37 +121,72 @@ class Ensemble:
             known = ", ".join(STRATEGIES)
             raise InvalidRequestError("plan.strategy", f"not known; known: {known}")
 
-    async def _member(
-        self, run: _Run, provider: Provider, prompt: Prompt, plan: Plan, tell: Listener
-    ) -> ScoredCandidate:
-        tell(Started(provider.name))
-        started = _now()
-        outcome = await run.call(provider.name, lambda: provider.complete(prompt))
-        candidate = Candidate(
-            id=new_id("cand"),
-            member=provider.name,
-            model=outcome.model if isinstance(outcome, Completion) else provider.model,
-            outcome=outcome,
-            latency_s=_now() - started,
-        )
-        if isinstance(outcome, Failure):
-            tell(Failed(candidate))
-            return ScoredCandidate(candidate)
-        tell(Completed(candidate))
-        if not outcome.text.strip():  # withheld without a word: there is nothing to score
-            return ScoredCandidate(candidate)
-        score = await self._score(run, prompt, outcome)
-        scored = ScoredCandidate(candidate, score, _reward(score, plan.weights))
-        tell(Scored(scored))
-        return scored
 
-    async def _score(self, run: _Run, prompt: Prompt, completion: Completion) -> Score:
-        started = _now()
-        name = self.scorer.info.name
-        score = await run.call(name, lambda: self.scorer.score(prompt, completion))
-        if isinstance(score, Failure):
-            score = Score(score)
-        return replace(score, latency_s=_now() - started)
+async def _member(
+    run: _Run, descent: Descent, provider: Provider, *, prompt: Prompt, plan: Plan, tell: Listener
+) -> ScoredCandidate:
+    tell(Started(provider.name))
+    started = _now()
+    outcome = await run.call(provider.name, lambda: provider.complete(prompt))
+    candidate = Candidate(
+        id=new_id("cand"),
+        member=provider.name,
+        model=outcome.model if isinstance(outcome, Completion) else provider.model,
+        outcome=outcome,
+        latency_s=_now() - started,
+    )
+    if isinstance(outcome, Failure):
+        tell(Failed(candidate))
+        return ScoredCandidate(candidate)
+    tell(Completed(candidate))
+    if not outcome.text.strip():  # withheld without a word: there is nothing to score
+        return ScoredCandidate(candidate)
+    scored = _scored(candidate, await descent.score(candidate.id, outcome), plan.weights)
+    tell(Scored(scored))
+    return scored
+
+
+async def _score(run: _Run, prompt: Prompt, scorer: Scorer, completion: Completion) -> Score:
+    started = _now()
+    score = await run.call(scorer.info.name, lambda: scorer.score(prompt, completion))
+    if isinstance(score, Failure):
+        score = Score(score)
+    return replace(score, latency_s=_now() - started)
+
+
+async def _settled(
+    descent: Descent, arrived: tuple[ScoredCandidate, ...], weights: Weights, tell: Listener
+) -> tuple[ScorerInfo, tuple[ScoredCandidate, ...]]:
+    """Who scored, and the candidates with the scores that hold: all of one scorer."""
+    completions = {
+        c.candidate.id: c.candidate.outcome
+        for c in arrived
+        if c.score is not None and isinstance(c.candidate.outcome, Completion)
+    }
+    info, scores = await descent.settle(completions)
+    candidates = []
+    for told in arrived:
+        held = told
+        if told.score is not None:
+            held = _scored(told.candidate, scores[told.candidate.id], weights)
+            if held.score is not None and held.score.outcome != told.score.outcome:
+                tell(Scored(held))
+        candidates.append(held)
+    return _as_scored(info, candidates), tuple(candidates)
+
+
+def _scored(candidate: Candidate, score: Score, weights: Weights) -> ScoredCandidate:
+    return ScoredCandidate(candidate, score, _reward(score, weights))
+
+
+def _as_scored(info: ScorerInfo, candidates: Sequence[ScoredCandidate]) -> ScorerInfo:
+    """The scorer with the scale that its scores turned out to have: one adapter may serve models
+    that report five attributes and models that report one reward."""
+    scalar = any(c.score and isinstance(c.score.outcome, ScalarReward) for c in candidates)
+    if not scalar or info.scale == "calibrated":
+        return info
+    note = "; ".join(filter(None, (info.note, COMPARABLE_WITHIN_ONE_PROMPT)))
+    return replace(info, scale="scalar", note=note)
 
 
 @dataclass(frozen=True)
@@ -219,7 +261,7 @@ def _answer(
         plan=plan,
         candidates=candidates,
         selection=selection,
-        scorer=replace(scorer, scale="scalar") if _any_scalar(candidates) else scorer,
+        scorer=scorer,
         timings=_timings(candidates, _now() - run.started),
         quality="degraded" if missing else "full",
         missing=missing,
@@ -228,10 +270,12 @@ def _answer(
 
 
 def _missing(candidates: Sequence[ScoredCandidate], info: ScorerInfo) -> tuple[str, ...]:
-    """Members, then the scorer, that did not deliver."""
+    """Members, then scorers, that did not deliver. Of the ladder that is whatever stands above
+    the step that scored all; with no such step, all that were asked."""
     names = [c.candidate.member for c in candidates if isinstance(c.candidate.outcome, Failure)]
-    unscored = any(c.score is not None and isinstance(c.score.outcome, Failure) for c in candidates)
-    return tuple(dict.fromkeys([*names, *([info.name] if unscored else [])]))
+    above = takewhile(lambda step: step.outcome != "scored", info.ladder)
+    scorers = [step.name for step in above if step.outcome != "not_asked"]
+    return tuple(dict.fromkeys([*names, *scorers]))
 
 
 def _timings(candidates: Sequence[ScoredCandidate], total_s: float) -> Timings:
@@ -259,13 +303,9 @@ def _reward(score: Score, weights: Weights) -> float | None:
 def _resolution(info: ScorerInfo, weights: Weights) -> float:
     """The scorer's resolution was measured under the default weights; other weights stretch
     attribute rewards by their magnitude."""
-    if info.scale == "scalar":
+    if info.scale != "helpsteer":
         return info.resolution
     return info.resolution * weights.magnitude / Weights().magnitude
-
-
-def _any_scalar(candidates: Sequence[ScoredCandidate]) -> bool:
-    return any(c.score and isinstance(c.score.outcome, ScalarReward) for c in candidates)
 
 
 def _raise_if_nobody_replied(answer: Answer, run: _Run) -> None:

@@ -33,6 +33,7 @@ from app.errors import (
     UpstreamError,
 )
 from app.providers.scripted import ScriptedProvider
+from app.scorers.ladder import Ladder
 from app.scorers.scripted import ScriptedScorer
 from tests.samples import FIVE, prompt
 
@@ -95,9 +96,9 @@ def overloaded(retry_after_s: float | None = None) -> UpstreamError:
 
 def board(*members: Troubled | ScriptedProvider, **options: object) -> Ensemble:
     replies = {m.reply if isinstance(m, ScriptedProvider) else m.name: 1.0 for m in members}
-    scorer = options.pop("scorer", ScriptedScorer(replies))
+    scorers = options.pop("scorers", [options.pop("scorer", ScriptedScorer(replies))])
     store = options.pop("store", Memory())
-    return Ensemble({m.name: m for m in members}, scorer, store, **options)  # type: ignore[arg-type]
+    return Ensemble({m.name: m for m in members}, Ladder.of(*scorers), store, **options)  # type: ignore[arg-type,misc]
 
 
 def plan(*members: str, deadline_s: float = 5.0) -> Plan:

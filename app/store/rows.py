@@ -14,6 +14,7 @@ from app.domain import (
     Candidate,
     Completion,
     Failure,
+    LadderStep,
     Message,
     Plan,
     Prompt,
@@ -71,12 +72,17 @@ def answer_from(row: Row, candidate_rows: Sequence[Row]) -> Answer:
         ),
         candidates=tuple(_candidate_from(candidate) for candidate in candidate_rows),
         selection=Selection(**selection | {"ranking": tuple(selection["ranking"])}),
-        scorer=ScorerInfo(**row["scorer"]),
+        scorer=_scorer_from(row["scorer"]),
         timings=Timings(**row["timings"]),
         quality=row["quality"],
         missing=tuple(row["missing"]),
         tags=row["tags"],
     )
+
+
+def _scorer_from(scorer: Row) -> ScorerInfo:
+    steps = scorer.get("ladder", ())  # answers from before there were ladders have none
+    return ScorerInfo(**{**scorer, "ladder": tuple(LadderStep(**step) for step in steps)})
 
 
 def _candidate_row(scored: ScoredCandidate) -> Row:
