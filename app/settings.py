@@ -129,7 +129,13 @@ ProviderSpec = Annotated[
 ]
 
 
-class NvidiaScorerSpec(_Spec):
+class _ScorerSpec(_Spec):
+    """`calibration` is a file that maps the scorer's numbers to the common scale."""
+
+    calibration: Path | None = None
+
+
+class NvidiaScorerSpec(_ScorerSpec):
     """A reward model behind NVIDIA's hosted API, or a NIM of your own at `base_url`."""
 
     kind: Literal["nvidia"]
@@ -140,7 +146,7 @@ class NvidiaScorerSpec(_Spec):
     requests_per_minute: int = Field(default=40, ge=1)
 
 
-class JudgeScorerSpec(_Spec):
+class JudgeScorerSpec(_ScorerSpec):
     """A model as judge: `member` names a row of `members`, seated or not; None is the first
     vendor's seat in board order."""
 
@@ -151,12 +157,12 @@ class JudgeScorerSpec(_Spec):
     resolution: float | None = Field(default=None, ge=0)
 
 
-class EmbeddedScorerSpec(_Spec):
+class EmbeddedScorerSpec(_ScorerSpec):
     kind: Literal["embedded"]
     resolution: float | None = Field(default=None, ge=0)
 
 
-class ScriptedScorerSpec(_Spec):
+class ScriptedScorerSpec(_ScorerSpec):
     """Rewards by reply text, for documentation and tests."""
 
     kind: Literal["scripted"]

@@ -15,6 +15,7 @@ from app.errors import ConfigurationError
 from app.providers import Provider
 from app.providers.http import open_http
 from app.scorers import Scorer
+from app.scorers.calibration import CalibratedScorer, load
 from app.scorers.ladder import Ladder
 from app.settings import (
     AnthropicSpec,
@@ -160,7 +161,7 @@ async def build_scorer(
     engines: Engines,
     members: Mapping[str, Provider],
 ) -> Scorer:
-    """The scorer a spec describes. `members` are those seated."""
+    """The scorer a spec describes, calibrated if it says so. `members` are those seated."""
     scorer: Scorer
     match spec:
         case NvidiaScorerSpec():
@@ -197,7 +198,7 @@ async def build_scorer(
             scorer = ScriptedScorer(spec.rewards, spec.resolution)
         case _:
             assert_never(spec)
-    return scorer
+    return CalibratedScorer(scorer, load(spec.calibration)) if spec.calibration else scorer
 
 
 async def _judge(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -270,6 +272,34 @@ async def test_leaving_ends_a_self_check(database_url: str) -> None:
                 await asyncio.sleep(0.02)
 
 
+@pytest.fixture
+def calibration() -> str:
+    """The name of a file with a map for the scripted scorer."""
+    fitted = {
+        "model": "scripted",
+        "data": "pairs",
+        "n": 10,
+        "date": "2026-11-22",
+        "resolution": 0.2,
+        "maps": {"reward": [[0, 0], [10, 4]]},
+    }
+    Path("map.json").write_text(json.dumps(fitted))
+    return "map.json"
+
+
+async def test_a_calibrated_scorer_says_by_what(database_url: str, calibration: str) -> None:
+    ours = settings(
+        database_url=database_url,
+        board=["a"],
+        members={"a": {"provider": "scripted", "reply": "x"}},
+        scorer={"kind": "scripted", "rewards": {"x": 5.0}, "calibration": calibration},
+    )
+    async with serve(create_app(ours)) as client:
+        document = await ask(client)
+    assert (document["reward"], document["scorer"]["scale"]) == (2.0, "calibrated")
+    assert "calibrated on pairs (n = 10, 2026-11-22)" in document["scorer"]["note"]
+
+
 REFEREE = {"provider": "openai_compatible", "base_url": "http://h/v1", "model": "m"}
 
 
@@ -282,6 +312,7 @@ REFEREE = {"provider": "openai_compatible", "base_url": "http://h/v1", "model": 
             {"members": {"r": REFEREE}, "scorer": [{"kind": "judge", "member": "r"}] * 2},
             "the ladder has judge:r more than once",
         ),
+        ({"scorer": {"kind": "embedded", "calibration": "none.json"}}, "none.json"),
     ],
 )
 async def test_a_ladder_that_cannot_be_built_says_what_to_set(
