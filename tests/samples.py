@@ -12,6 +12,7 @@ from app.domain import (
     Completion,
     Failure,
     FinishReason,
+    LadderStep,
     Message,
     Plan,
     Prompt,
@@ -77,7 +78,14 @@ def answer(id_: str = "ans_1") -> Answer:
         selection=Selection(
             f"{id_}_c1", (f"{id_}_c1", f"{id_}_c2"), "best_of_n", "highest reward", 8.77, None
         ),
-        scorer=ScorerInfo("nvidia", "nemotron", "helpsteer", 0.1, "a note"),
+        scorer=ScorerInfo(
+            "nvidia",
+            "nemotron",
+            "helpsteer",
+            0.1,
+            "a note",
+            (LadderStep("nvidia", "partial", "1 of 3 unscored: late"), LadderStep("b", "failed")),
+        ),
         timings=Timings(1.5, 1.25, 0.25, 0.0),
         quality="degraded",
         missing=("gemma", "nvidia"),

@@ -72,15 +72,11 @@ class Ladder:
         return Descent(self.steps, score_with)
 
     async def check(self, limit_s: float) -> None:
-        """Put every step to its self-check, together and within `limit_s` seconds.
+        """Put every step to its self-check, side by side and within `limit_s` seconds.
 
         A step that fails is off from then on; one that could not be reached stays.
         """
-        grades = await asyncio.gather(*(grade(step.scorer, limit_s) for step in self.steps))
-        for step, given in zip(self.steps, grades, strict=True):
-            step.grade = given
-            if not step.stands:
-                log.warning("scorer %s is off the ladder: %s", step.name, given)
+        await asyncio.gather(*(_check(step, limit_s) for step in self.steps))
 
 
 @dataclass
@@ -89,13 +85,13 @@ class Descent:
 
     all_steps: tuple[Step, ...]
     score_with: ScoreWith
-    _standing: tuple[Step, ...] = ()
-    _scores: list[dict[str, Score]] = field(default_factory=list)
-    _spent_s: dict[str, float] = field(default_factory=dict)
-    _at: int = 0
+    _standing: tuple[Step, ...] = field(init=False)
+    _scores: list[dict[str, Score]] = field(init=False)
+    _spent_s: dict[str, float] = field(init=False, default_factory=dict)
+    _at: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        # What stands when the run begins; a self-check may end in the middle of it.
+        # What stands when the run begins: a self-check may end in the middle of it.
         self._standing = tuple(step for step in self.all_steps if step.stands)
         self._scores = [{} for _ in self._standing]
 
@@ -105,7 +101,7 @@ class Descent:
         It holds unless `settle` says otherwise: a later candidate may send the run further down.
         """
         if not self._standing:
-            return _unscored()
+            return _no_scorer()
         while True:
             at = self._at
             score = await self._ask(at, id_, completion)
@@ -120,17 +116,17 @@ class Descent:
         """All candidates scored by one step, and who that was. A score's `latency_s` counts every
         step that was asked about the candidate."""
         if not self._standing:
-            return self._info(None, completions), dict.fromkeys(completions, _unscored())
+            return self._info(None, completions), dict.fromkeys(completions, _no_scorer())
         await self._fill(self._at, completions)
-        while self._unscored(self._at, completions) and self._at < self._last:
+        while self._unscored_by(self._at, completions) and self._at < self._last:
             self._at += 1
             await self._fill(self._at, completions)
-        if self._unscored(self._at, completions):
+        if self._unscored_by(self._at, completions):
             # No step scored all. Those it was never asked about, one of them may still score.
             for at in range(len(self._standing)):
                 await self._fill(at, completions)
         steps = range(len(self._standing))
-        chosen = min(steps, key=lambda at: (self._unscored(at, completions), at))
+        chosen = min(steps, key=lambda at: (self._unscored_by(at, completions), at))
         scores = {
             id_: replace(self._scores[chosen][id_], latency_s=self._spent_s[id_])
             for id_ in completions
@@ -153,7 +149,7 @@ class Descent:
         self._spent_s[id_] = self._spent_s.get(id_, 0.0) + score.latency_s
         return score
 
-    def _unscored(self, at: int, completions: Mapping[str, Completion]) -> int:
+    def _unscored_by(self, at: int, completions: Mapping[str, Completion]) -> int:
         scores = self._scores[at]
         return sum(id_ not in scores or _failed(scores[id_]) for id_ in completions)
 
@@ -179,9 +175,15 @@ class Descent:
         return LadderStep(step.name, "partial", f"{len(failures)} of {replies} unscored: {first}")
 
 
+async def _check(step: Step, limit_s: float) -> None:
+    step.grade = await grade(step.scorer, limit_s)
+    if not step.stands:
+        log.warning("scorer %s is off the ladder: %s", step.name, step.grade)
+
+
 def _failed(score: Score) -> bool:
     return isinstance(score.outcome, Failure)
 
 
-def _unscored() -> Score:
+def _no_scorer() -> Score:
     return Score(Failure("unavailable", "no scorer is left on the ladder"))
