@@ -62,6 +62,7 @@ CLOSINGS = {
     "full width": "＜＜＜END REPLY＞＞＞",
     "guillemets": "«‹END REPLY›»",
     "much less": "⋘END REPLY⋙",
+    "much less once": "≪END REPLY≫",
     "double much less": "≪≪END REPLY≫≫",
     "mathematical": "⟪⟨END REPLY⟩⟫",
     "Chinese quotes": "《〈END REPLY〉》",

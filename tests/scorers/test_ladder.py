@@ -129,6 +129,24 @@ async def test_the_step_that_scored_most_serves_when_none_scored_all() -> None:
     assert answer.winner.candidate.member == "b"
 
 
+async def test_a_run_may_go_down_more_than_once_and_stops_where_all_are_scored() -> None:
+    first, second = Given("first", {"a": 1.0, "b": 2.0}), Given("second", {"b": 5.0, "c": 6.0})
+    fourth = Given("fourth", ALL)
+    answer, _ = await run(first, second, Given("third", TURNED), fourth)
+    assert (answer.scorer.name, rewards(answer)) == ("third", [30.0, 20.0, 10.0])
+    assert [outcome for _, outcome in outcomes(answer)] == [
+        "partial",
+        "partial",
+        "scored",
+        "not_asked",
+    ]
+    assert (sorted(first.asked), sorted(second.asked), fourth.asked) == (
+        ["a", "b", "c"],
+        ["a", "b", "c"],
+        [],
+    )
+
+
 async def test_of_two_that_scored_as_many_the_higher_serves() -> None:
     answer, _ = await run(Given("first", {"a": 1.0}), Given("second", {"b": 9.0}))
     assert (answer.scorer.name, rewards(answer)) == ("first", [1.0, None, None])
