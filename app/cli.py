@@ -33,7 +33,7 @@ from app.api.documents import (
 )
 from app.domain import Completed, Event, Failed, Failure, Scored, Started
 from app.errors import ConfigurationError, NoCandidateError, RequestError
-from app.settings import Settings
+from app.settings import JudgeScorerSpec, ScorerSpec, Settings
 from app.wiring import open_services
 
 app = typer.Typer(
@@ -130,8 +130,12 @@ def models(as_json: AsJson = False) -> None:
         row = (seat.name, seat.provider, seat.model, sits, seat.why_not or "", seat.terms or "")
         table.add_row(*row, style="" if seat.seated else "dim")
     out.print(table)
-    scorer = settings.scorer_in_use
-    out.print(f"Ties go to the seat higher up. Scorer: {scorer.kind}.")
+    scorers = ", then ".join(_scorer_line(spec) for spec in settings.ladder)
+    out.print(f"Ties go to the seat higher up. Scorer: {scorers}.")
+
+
+def _scorer_line(spec: ScorerSpec) -> str:
+    return f"{spec.kind} ({spec.member})" if isinstance(spec, JudgeScorerSpec) else spec.kind
 
 
 @app.command(hidden=True)

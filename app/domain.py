@@ -30,7 +30,8 @@ FailureKind = Literal[
     "cancelled",
     "internal",
 ]
-Scale = Literal["helpsteer", "scalar"]
+Scale = Literal["helpsteer", "scalar", "calibrated"]
+StepOutcome = Literal["scored", "partial", "failed", "off", "not_asked"]
 Quality = Literal["full", "degraded"]
 OnPartial = Literal["wait", "accept", "fail"]
 
@@ -219,12 +220,27 @@ class ScoredCandidate:
 
 
 @dataclass(frozen=True, slots=True)
+class LadderStep:
+    """What became of one scorer of the ladder in one run.
+
+    "scored" every reply, "partial": some of them, "failed": none, "off": the step failed its
+    self-check, "not_asked": a step above did. `reason` says why if it did not score all.
+    """
+
+    name: str
+    outcome: StepOutcome
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ScorerInfo:
     """Who scored, and how far its rewards can be trusted.
 
-    `resolution` is the margin, in reward under the default weights, below which this scorer
-    cannot tell two replies apart. `length_slope` is how much reward it gives for a unit of log
-    length among honest replies; length control takes that off.
+    `scale` "helpsteer" is five attributes, 0-4 each; "calibrated" is one reward mapped to 0-4;
+    "scalar" is a raw reward, comparable within one prompt only. `resolution` is the margin, in
+    reward under the default weights, below which this scorer cannot tell two replies apart.
+    `length_slope` is how much reward it gives for a unit of log length among honest replies;
+    length control takes that off. `ladder` tells, in an answer, what became of every step.
     """
 
     name: str
@@ -233,6 +249,7 @@ class ScorerInfo:
     resolution: float
     note: str | None = None
     length_slope: float = 0.0
+    ladder: tuple[LadderStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +363,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Event: a candidate has its score, or the score's failure."""
+    """Event: a candidate has its score, or the score's failure.
+
+    Told again with another score when the run has gone down the ladder; the later one holds.
+    """
 
     candidate: ScoredCandidate
 

@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from itertools import takewhile
 from typing import Protocol, TypeVar
 
 import stamina
@@ -54,6 +56,7 @@ from app.extraction import agreement
 from app.fusion import fusion_prompt
 from app.providers import Provider
 from app.scorers import Scorer
+from app.scorers.ladder import Descent, Ladder
 from app.selection import STRATEGIES
 
 T = TypeVar("T")
@@ -67,6 +70,7 @@ BACKOFF_S = (0.1, 0.3)
 # A longer wait than this is not worth holding the others' replies for.
 LONGEST_WAIT_S = 5.0
 STORE_GRACE_S = 5.0
+COMPARABLE_WITHIN_ONE_PROMPT = "one reward without attributes: comparable within one prompt only"
 NOT_A_NUMBER = Failure("bad_reply", "the reward is not a finite number")
 VOTES = ("majority_vote", "weighted_vote")
 
@@ -79,13 +83,13 @@ class AnswerSink(Protocol):
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The board and its scorer. `members` are in board order.
+    """The board and its ladder of scorers. `members` are in board order.
 
     `timeout_s` limits one call to a member or scorer; a plan's deadline limits the run.
     """
 
     members: Mapping[str, Provider]
-    scorer: Scorer
+    ladder: Ladder
     store: AnswerSink
     timeout_s: float = 55.0
 
@@ -99,14 +103,16 @@ class Ensemble:
         """Run the plan and return the answer, stored.
 
         A candidate is scored the moment it arrives, so the wait is the slowest member with its
-        score. Cancelling this call cancels every upstream call. Raises `NoCandidateError` or
-        `DeadlineError` if no member replied; that run is stored too.
+        score; only a run that goes down the ladder scores again after that. Cancelling this call
+        cancels every upstream call. Raises `NoCandidateError` or `DeadlineError` if too few
+        members replied; that run is stored too.
         """
         self._check(plan)
-        info = self.scorer.info
         run = _Run(_now(), plan.deadline_s, self.timeout_s)
-        panel = _Panel(self, run, prompt, plan, listener or _ignore)
-        candidates = await _with_extracted(await _ask(panel), plan)
+        descent = self.ladder.descent(partial(_score, run, prompt))
+        panel = _Panel(self.members, run, descent, prompt, plan, tell=listener or _ignore)
+        info, settled = await panel.settled(await _ask(panel))
+        candidates = await _with_extracted(settled, plan)
         answer = _answer(run, prompt, plan, candidates=candidates, scorer=info, tags=tags or {})
         await self._save(answer, run)
         panel.tell(Selected(answer))
@@ -149,8 +155,9 @@ class Ensemble:
 class _Panel:
     """The members of one run: asks them, scores what they reply, and knows when it is enough."""
 
-    ensemble: Ensemble
+    members: Mapping[str, Provider]
     run: _Run
+    descent: Descent
     prompt: Prompt
     plan: Plan
     tell: Listener
@@ -168,7 +175,7 @@ class _Panel:
         def ask(name: str) -> None:
             prompt = replace(self.prompt, sample=samples[name])
             samples[name] += 1
-            member = self.member(name, self.ensemble.members[name], prompt)
+            member = self.member(name, self.members[name], prompt)
             asked[asyncio.ensure_future(member)] = (name, _now())
 
         for name in names:
@@ -208,13 +215,30 @@ class _Panel:
         self.tell(Completed(candidate))
         if not outcome.text.strip():  # withheld without a word: there is nothing to score
             return ScoredCandidate(candidate)
-        score = await self._score(outcome)
-        reward = _reward(score, self.plan.weights)
-        if reward is not None and not math.isfinite(reward):
-            score, reward = replace(score, outcome=NOT_A_NUMBER), None
-        scored = ScoredCandidate(candidate, score, reward)
+        score = await self.descent.score(candidate.id, outcome)
+        scored = _scored(candidate, score, self.plan.weights)
         self.tell(Scored(scored))
         return scored
+
+    async def settled(
+        self, arrived: Sequence[ScoredCandidate]
+    ) -> tuple[ScorerInfo, tuple[ScoredCandidate, ...]]:
+        """Who scored, and the candidates with the scores that hold: all of one scorer."""
+        completions = {
+            c.candidate.id: c.candidate.outcome
+            for c in arrived
+            if c.score is not None and isinstance(c.candidate.outcome, Completion)
+        }
+        info, scores = await self.descent.settle(completions)
+        candidates = []
+        for told in arrived:
+            held = told
+            if told.score is not None:
+                held = _scored(told.candidate, scores[told.candidate.id], self.plan.weights)
+                if held.score is not None and held.score.outcome != told.score.outcome:
+                    self.tell(Scored(held))
+            candidates.append(held)
+        return _as_scored(info, candidates), tuple(candidates)
 
     async def _complete(
         self, name: str, provider: Provider, prompt: Prompt
@@ -239,14 +263,6 @@ class _Panel:
                 task.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
-    async def _score(self, completion: Completion) -> Score:
-        started = _now()
-        scorer = self.ensemble.scorer
-        score = await self.run.call(scorer.info.name, lambda: scorer.score(self.prompt, completion))
-        if isinstance(score, Failure):
-            score = Score(score)
-        return replace(score, latency_s=_now() - started)
-
     def _enough(self, found: Sequence[ScoredCandidate]) -> bool:
         rewards = [c.reward for c in found if c.reward is not None and _honest(c)]
         if self.plan.strategy == "first_good" and _clears(rewards, self.plan):
@@ -255,10 +271,35 @@ class _Panel:
 
     def _cancelled(self, name: str, since: float) -> ScoredCandidate:
         failure = Failure("cancelled", f"{name}: no longer needed")
-        model = self.ensemble.members[name].model
+        model = self.members[name].model
         candidate = Candidate(new_id("cand"), name, model, failure, _now() - since)
         self.tell(Failed(candidate))
         return ScoredCandidate(candidate)
+
+
+async def _score(run: _Run, prompt: Prompt, scorer: Scorer, completion: Completion) -> Score:
+    started = _now()
+    score = await run.call(scorer.info.name, lambda: scorer.score(prompt, completion))
+    if isinstance(score, Failure):
+        score = Score(score)
+    return replace(score, latency_s=_now() - started)
+
+
+def _scored(candidate: Candidate, score: Score, weights: Weights) -> ScoredCandidate:
+    reward = _reward(score, weights)
+    if reward is not None and not math.isfinite(reward):
+        score, reward = replace(score, outcome=NOT_A_NUMBER), None
+    return ScoredCandidate(candidate, score, reward)
+
+
+def _as_scored(info: ScorerInfo, candidates: Sequence[ScoredCandidate]) -> ScorerInfo:
+    """The scorer with the scale that its scores turned out to have: one adapter may serve models
+    that report five attributes and models that report one reward."""
+    scalar = any(c.score and isinstance(c.score.outcome, ScalarReward) for c in candidates)
+    if not scalar or info.scale == "calibrated":
+        return info
+    note = "; ".join(filter(None, (info.note, COMPARABLE_WITHIN_ONE_PROMPT)))
+    return replace(info, scale="scalar", note=note)
 
 
 async def _ask(panel: _Panel) -> tuple[ScoredCandidate, ...]:
@@ -291,14 +332,14 @@ async def _cascade(panel: _Panel) -> list[ScoredCandidate]:
 async def _fuse(panel: _Panel, found: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
     """A new reply, written from the best ones; a candidate like any other from here on."""
     plan = panel.plan
-    comparing = _comparing(plan, panel.ensemble.scorer.info, found)
-    best = STRATEGIES["best_of_n"](found, comparing).ranking[: plan.top_k]
+    info, settled = await panel.settled(found)
+    best = STRATEGIES["best_of_n"](settled, _comparing(plan, info)).ranking[: plan.top_k]
     by_id = {c.candidate.id: c.candidate.outcome for c in found}
     texts = [o.text for id_ in best if isinstance(o := by_id[id_], Completion)]
     if len(texts) < 2:  # noqa: PLR2004 - one reply is nothing to fuse
         return []
     name = plan.aggregator or plan.members[0]
-    aggregator = panel.ensemble.members[name]
+    aggregator = panel.members[name]
     fused = await panel.member(f"{name} (fusion)", aggregator, fusion_prompt(panel.prompt, texts))
     return [fused]
 
@@ -413,7 +454,7 @@ def _answer(
     scorer: ScorerInfo,
     tags: Mapping[str, str],
 ) -> Answer:
-    plan = _comparing(plan, scorer, candidates)
+    plan = _comparing(plan, scorer)
     selection = STRATEGIES[plan.strategy](candidates, plan)
     asked = {c.candidate.member for c in candidates}
     not_called = tuple(name for name in plan.members if name not in asked)
@@ -426,7 +467,7 @@ def _answer(
         plan=plan,
         candidates=candidates,
         selection=selection,
-        scorer=replace(scorer, scale="scalar") if _any_scalar(candidates) else scorer,
+        scorer=scorer,
         timings=_timings(candidates, _now() - run.started),
         quality="degraded" if missing else "full",
         missing=missing,
@@ -435,14 +476,18 @@ def _answer(
 
 
 def _missing(candidates: Sequence[ScoredCandidate], info: ScorerInfo) -> tuple[str, ...]:
-    """Members, then the scorer, that did not deliver."""
+    """Members, then scorers, that did not deliver. Of the ladder that is whatever stands above
+    the step that scored all; with no such step, all that were asked."""
     names = [
         c.candidate.member
         for c in candidates
         if isinstance(c.candidate.outcome, Failure) and c.candidate.outcome.kind != "cancelled"
     ]
-    unscored = any(c.score is not None and isinstance(c.score.outcome, Failure) for c in candidates)
-    return tuple(dict.fromkeys([*names, *([info.name] if unscored else [])]))
+    above = takewhile(lambda step: step.outcome != "scored", info.ladder)
+    scorers = [step.name for step in above if step.outcome != "not_asked"]
+    unscored = any(c.score is not None and c.reward is None for c in candidates)
+    scorers += [info.name] if unscored and not scorers else []
+    return tuple(dict.fromkeys([*names, *scorers]))
 
 
 def _timings(candidates: Sequence[ScoredCandidate], total_s: float) -> Timings:
@@ -467,21 +512,16 @@ def _reward(score: Score, weights: Weights) -> float | None:
             return None
 
 
-def _comparing(plan: Plan, info: ScorerInfo, candidates: Sequence[ScoredCandidate]) -> Plan:
+def _comparing(plan: Plan, info: ScorerInfo) -> Plan:
     """The plan with the scorer's resolution and length slope under the plan's weights.
 
     They were measured under the default weights, and other weights stretch attribute rewards by
-    their magnitude; a scalar reward knows no weights.
+    their magnitude; one reward alone knows no weights.
     """
-    scalar = info.scale == "scalar" or _any_scalar(candidates)
-    stretch = 1.0 if scalar else plan.weights.magnitude / Weights().magnitude
+    stretch = plan.weights.magnitude / Weights().magnitude if info.scale == "helpsteer" else 1.0
     return replace(
         plan, resolution=info.resolution * stretch, length_slope=info.length_slope * stretch
     )
-
-
-def _any_scalar(candidates: Sequence[ScoredCandidate]) -> bool:
-    return any(c.score and isinstance(c.score.outcome, ScalarReward) for c in candidates)
 
 
 def _raise_if_unanswered(answer: Answer, run: _Run) -> None:

@@ -27,6 +27,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -160,7 +161,13 @@ ProviderSpec = Annotated[
 ]
 
 
-class NvidiaScorerSpec(_Spec):
+class _ScorerSpec(_Spec):
+    """`calibration` is a file that maps the scorer's numbers to the common scale."""
+
+    calibration: Path | None = None
+
+
+class NvidiaScorerSpec(_ScorerSpec):
     """A reward model behind NVIDIA's hosted API, or a NIM of your own at `base_url`."""
 
     kind: Literal["nvidia"]
@@ -171,12 +178,23 @@ class NvidiaScorerSpec(_Spec):
     requests_per_minute: int = Field(default=40, ge=1)
 
 
-class EmbeddedScorerSpec(_Spec):
+class JudgeScorerSpec(_ScorerSpec):
+    """A model as judge: `member` names a row of `members`, seated or not; None is the first
+    vendor's seat in board order."""
+
+    kind: Literal["judge"]
+    member: str | None = None
+    exclude_own_family: bool = False
+    max_tokens: int = Field(default=512, ge=64)
+    resolution: float | None = Field(default=None, ge=0)
+
+
+class EmbeddedScorerSpec(_ScorerSpec):
     kind: Literal["embedded"]
     resolution: float | None = Field(default=None, ge=0)
 
 
-class ScriptedScorerSpec(_Spec):
+class ScriptedScorerSpec(_ScorerSpec):
     """Rewards by reply text, for documentation and tests."""
 
     kind: Literal["scripted"]
@@ -185,7 +203,8 @@ class ScriptedScorerSpec(_Spec):
 
 
 ScorerSpec = Annotated[
-    NvidiaScorerSpec | EmbeddedScorerSpec | ScriptedScorerSpec, Field(discriminator="kind")
+    NvidiaScorerSpec | JudgeScorerSpec | EmbeddedScorerSpec | ScriptedScorerSpec,
+    Field(discriminator="kind"),
 ]
 
 
@@ -215,6 +234,13 @@ class Seat:
         """What the user of an embedded model agrees to; None for others."""
         return EMBEDDED_TERMS[self.spec.model] if isinstance(self.spec, EmbeddedSpec) else None
 
+    @property
+    def from_vendor(self) -> bool:
+        """Whether it is a vendor's hosted model, called with the vendor's key."""
+        return isinstance(
+            self.spec, AnthropicSpec | GoogleSpec | GoogleGenerativeAISpec | MistralSpec
+        )
+
 
 class Settings(BaseSettings):
     """Everything an operator can set."""
@@ -237,7 +263,8 @@ class Settings(BaseSettings):
 
     board: Annotated[tuple[str, ...] | None, NoDecode] = None
     members: dict[MemberName, ProviderSpec] = Field(default_factory=dict)
-    scorer: Annotated[ScorerSpec | None, NoDecode] = None
+    scorer: Annotated[tuple[ScorerSpec, ...] | None, NoDecode, Field(min_length=1)] = None
+    self_check: bool = True
     engine: EngineSettings = EngineSettings()
 
     timeout_s: float = Field(default=55, gt=0)
@@ -277,7 +304,8 @@ class Settings(BaseSettings):
         file = TomlConfigSettingsSource(settings_cls, toml_file=path)
         for name in ENVIRONMENT_ONLY & set(file()):
             raise SettingsError(f"{path}: {name} is read from the environment, not from the file")
-        return init_settings, env_settings, file
+        named = _NamedScorers(settings_cls, env_settings, file)
+        return init_settings, named, env_settings, file
 
     @field_validator("members", mode="before")
     @classmethod
@@ -294,8 +322,12 @@ class Settings(BaseSettings):
 
     @field_validator("scorer", mode="before")
     @classmethod
-    def _scorer_by_name(cls, value: object) -> object:
-        return {"kind": value} if isinstance(value, str) else value
+    def _scorers_by_name(cls, value: object) -> object:
+        """One scorer or a list of them, each a table or just its kind, as `nvidia,embedded`."""
+        if isinstance(value, str):
+            value = [kind.strip() for kind in value.split(",")]
+        rows = value if isinstance(value, list | tuple) else None if value is None else [value]
+        return rows and [{"kind": row} if isinstance(row, str) else row for row in rows]
 
     @model_validator(mode="before")
     @classmethod
@@ -303,11 +335,14 @@ class Settings(BaseSettings):
         return {"members": {}} | values if isinstance(values, dict) else values
 
     @model_validator(mode="after")
-    def _board_names_exist(self) -> Self:
+    def _names_exist(self) -> Self:
         unknown = [name for name in self.board or () if name not in self.members]
         if unknown:
             known = ", ".join(self.members)
             raise ValueError(f"board: no member named {', '.join(unknown)}; there are {known}")
+        for spec in self.scorer or ():
+            if isinstance(spec, JudgeScorerSpec) and spec.member not in (None, *self.members):
+                raise ValueError(f"scorer: no member named {spec.member} to judge")
         return self
 
     @model_validator(mode="after")
@@ -336,24 +371,36 @@ class Settings(BaseSettings):
         return tuple(seats)
 
     @cached_property
-    def scorer_in_use(self) -> ScorerSpec:
-        """The scorer as configured, or NVIDIA's if there is a key or host for it, or embedded."""
-        chosen: ScorerSpec
-        if self.scorer is not None:
-            chosen = self.scorer
-        elif self.nvidia_api_key or self.nvidia_base_url:
-            chosen = NvidiaScorerSpec(kind="nvidia")
-        else:
-            chosen = EmbeddedScorerSpec(kind="embedded")
-        if isinstance(chosen, NvidiaScorerSpec):
-            return chosen.model_copy(
+    def ladder(self) -> tuple[ScorerSpec, ...]:
+        """The scorers, best first: as configured, or by the keys there are.
+
+        Without a word from the operator: NVIDIA's if there is a key or host for it, a judge if a
+        vendor's member sits, and the embedded scorer.
+        """
+        vendor = next((s.name for s in self.seats if s.from_vendor and not s.why_not), None)
+        chosen: tuple[ScorerSpec, ...] = self.scorer or (
+            *([NvidiaScorerSpec(kind="nvidia")] if self._has_nvidia else []),
+            *([JudgeScorerSpec(kind="judge")] if vendor else []),
+            EmbeddedScorerSpec(kind="embedded"),
+        )
+        return tuple(self._scorer_with_environment(spec, vendor) for spec in chosen)
+
+    @property
+    def _has_nvidia(self) -> bool:
+        return bool(self.nvidia_api_key or self.nvidia_base_url)
+
+    def _scorer_with_environment(self, spec: ScorerSpec, vendor: str | None) -> ScorerSpec:
+        if isinstance(spec, JudgeScorerSpec):
+            return spec.model_copy(update={"member": spec.member or vendor})
+        if isinstance(spec, NvidiaScorerSpec):
+            return spec.model_copy(
                 update={
                     "api_key": self.nvidia_api_key,
-                    "base_url": chosen.base_url or self.nvidia_base_url,
-                    "model": self.reward_model or chosen.model,
+                    "base_url": spec.base_url or self.nvidia_base_url,
+                    "model": self.reward_model or spec.model,
                 }
             )
-        return chosen
+        return spec
 
     def _with_environment(self, name: str, spec: ProviderSpec) -> ProviderSpec:
         """The spec with its key, and with base URL and model where the environment has them."""
@@ -386,16 +433,32 @@ class Settings(BaseSettings):
             return "enabled = false"
         if self.board is not None and name not in self.board:
             return "not named in board"
-        match spec:
-            case AnthropicSpec(api_key=None):
-                return "set ANTHROPIC_API_KEY"
-            case GoogleSpec(api_key=None) | GoogleGenerativeAISpec(api_key=None):
-                return "set GEMINI_API_KEY"
-            case MistralSpec(api_key=None):
-                return "set MISTRAL_API_KEY"
-            case OpenAICompatibleSpec(api_key=None, api_key_env=str(variable)):
-                return f"set {variable}"
-        return None
+        return missing_key(spec)
+
+
+class _NamedScorers(PydanticBaseSettingsSource):
+    """STARBOARD_SCORER names kinds; a table of that kind in the file keeps what it sets."""
+
+    def __init__(
+        self,
+        settings_cls: type[BaseSettings],
+        env: PydanticBaseSettingsSource,
+        file: PydanticBaseSettingsSource,
+    ) -> None:
+        super().__init__(settings_cls)
+        self._env, self._file = env, file
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        named, rows = self._env().get("scorer"), self._file().get("scorer", [])
+        if not isinstance(named, str):
+            return {}
+        tables = rows if isinstance(rows, list) else [rows]
+        by_kind = {row.get("kind"): row for row in tables if isinstance(row, Mapping)}
+        kinds = [kind.strip() for kind in named.split(",")]
+        return {"scorer": [by_kind.get(kind, {"kind": kind}) for kind in kinds]}
 
 
 def _key_of(variable: str | None) -> SecretStr | None:
@@ -406,6 +469,20 @@ def _key_of(variable: str | None) -> SecretStr | None:
 
 
 _LAST = len(DEFAULT_MEMBERS) + 1
+
+
+def missing_key(spec: ProviderSpec) -> str | None:
+    """What to set so that the model can be called, None if nothing is missing."""
+    match spec:
+        case AnthropicSpec(api_key=None):
+            return "set ANTHROPIC_API_KEY"
+        case GoogleSpec(api_key=None) | GoogleGenerativeAISpec(api_key=None):
+            return "set GEMINI_API_KEY"
+        case MistralSpec(api_key=None):
+            return "set MISTRAL_API_KEY"
+        case OpenAICompatibleSpec(api_key=None, api_key_env=str(variable)):
+            return f"set {variable}"
+    return None
 
 
 def _rank(name: str, spec: ProviderSpec) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
@@ -15,6 +15,8 @@ from app.errors import ConfigurationError
 from app.providers import Provider
 from app.providers.http import open_http
 from app.scorers import Scorer
+from app.scorers.calibration import CalibratedScorer, load
+from app.scorers.ladder import Ladder
 from app.settings import (
     AnthropicSpec,
     EmbeddedScorerSpec,
@@ -22,6 +24,7 @@ from app.settings import (
     EngineSettings,
     GoogleGenerativeAISpec,
     GoogleSpec,
+    JudgeScorerSpec,
     MistralSpec,
     NvidiaScorerSpec,
     OpenAICompatibleSpec,
@@ -31,6 +34,7 @@ from app.settings import (
     ScriptedSpec,
     Seat,
     Settings,
+    missing_key,
 )
 from app.store import AnswerStore
 
@@ -61,8 +65,10 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             for seat in settings.seats
             if seat.why_not is None
         }
-        scorer = await build_scorer(settings.scorer_in_use, http)
-        ensemble = Ensemble(members, scorer, store, settings.timeout_s)
+        scorers = [
+            await build_scorer(spec, settings, http, engines, members) for spec in settings.ladder
+        ]
+        ensemble = Ensemble(members, _ladder(scorers), store, settings.timeout_s)
         yield Services(settings, settings.seats, ensemble, store)
 
 
@@ -148,15 +154,22 @@ async def build_provider(
             assert_never(spec)
 
 
-async def build_scorer(spec: ScorerSpec, http: httpx2.AsyncClient) -> Scorer:
-    """The scorer a spec describes."""
+async def build_scorer(
+    spec: ScorerSpec,
+    settings: Settings,
+    http: httpx2.AsyncClient,
+    engines: Engines,
+    members: Mapping[str, Provider],
+) -> Scorer:
+    """The scorer a spec describes, calibrated if it says so. `members` are those seated."""
+    scorer: Scorer
     match spec:
         case NvidiaScorerSpec():
             from app.scorers.nvidia import BASE_URL, NvidiaScorer, RateLimit
 
             if spec.api_key is None and spec.base_url is None:
                 raise ConfigurationError("the scorer nvidia needs NVIDIA_API_KEY, or its base_url")
-            return NvidiaScorer(
+            scorer = NvidiaScorer(
                 spec.model,
                 _v1(spec) or BASE_URL,
                 _key(spec) or None,
@@ -164,16 +177,51 @@ async def build_scorer(spec: ScorerSpec, http: httpx2.AsyncClient) -> Scorer:
                 RateLimit(spec.requests_per_minute),
                 http,
             )
+        case JudgeScorerSpec():
+            from app.scorers.judge import RESOLUTION, JudgeScorer
+
+            scorer = JudgeScorer(
+                await _judge(spec.member, settings, http, engines, members),
+                RESOLUTION if spec.resolution is None else spec.resolution,
+                spec.exclude_own_family,
+                spec.max_tokens,
+            )
         case EmbeddedScorerSpec():
             from app.scorers.embedded import open_embedded_scorer
 
-            return await asyncio.to_thread(open_embedded_scorer, spec.resolution)
+            scorer = await asyncio.to_thread(open_embedded_scorer, spec.resolution)
         case ScriptedScorerSpec():
             from app.scorers.scripted import ScriptedScorer
 
-            return ScriptedScorer(spec.rewards, spec.resolution)
+            scorer = ScriptedScorer(spec.rewards, spec.resolution)
         case _:
             assert_never(spec)
+    return CalibratedScorer(scorer, load(spec.calibration)) if spec.calibration else scorer
+
+
+async def _judge(
+    name: str | None,
+    settings: Settings,
+    http: httpx2.AsyncClient,
+    engines: Engines,
+    members: Mapping[str, Provider],
+) -> Provider:
+    """The member that judges: the seated one, or, if it does not sit, one of its own."""
+    if name is None:
+        raise ConfigurationError("the scorer judge needs a vendor's key, or a `member` to judge")
+    if name in members:
+        return members[name]
+    seat = next(seat for seat in settings.seats if seat.name == name)
+    if lacks := missing_key(seat.spec):
+        raise ConfigurationError(f"the judge {name} cannot be called: {lacks}")
+    return await build_provider(name, seat.spec, settings, http, engines)
+
+
+def _ladder(scorers: Sequence[Scorer]) -> Ladder:
+    names = [scorer.info.name for scorer in scorers]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ConfigurationError(f"the ladder has {', '.join(twice)} more than once")
+    return Ladder.of(*scorers)
 
 
 Keyed = AnthropicSpec | GoogleSpec | GoogleGenerativeAISpec | MistralSpec | OpenAICompatibleSpec

@@ -26,8 +26,11 @@ for _name in list(os.environ):
 
 
 def settings(**values: Any) -> Settings:
-    """Settings from plain values, checked as the environment and the file are."""
-    return Settings(**values)
+    """Settings from plain values, checked as the environment and the file are.
+
+    Without self-checks, unless asked for: they call scorers, and tests count calls.
+    """
+    return Settings(**{"self_check": False, **values})
 
 
 @pytest.fixture(autouse=True)

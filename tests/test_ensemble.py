@@ -34,6 +34,7 @@ from app.errors import (
     UpstreamError,
 )
 from app.providers.scripted import ScriptedProvider
+from app.scorers.ladder import Ladder
 from app.scorers.scripted import ScriptedScorer
 from tests.samples import FIVE, prompt
 
@@ -96,9 +97,9 @@ def overloaded(retry_after_s: float | None = None) -> UpstreamError:
 
 def board(*members: Troubled | ScriptedProvider, **options: object) -> Ensemble:
     replies = {m.reply if isinstance(m, ScriptedProvider) else m.name: 1.0 for m in members}
-    scorer = options.pop("scorer", ScriptedScorer(replies))
+    scorers = options.pop("scorers", [options.pop("scorer", ScriptedScorer(replies))])
     store = options.pop("store", Memory())
-    return Ensemble({m.name: m for m in members}, scorer, store, **options)  # type: ignore[arg-type]
+    return Ensemble({m.name: m for m in members}, Ladder.of(*scorers), store, **options)  # type: ignore[arg-type,misc]
 
 
 def plan(*members: str, deadline_s: float = 5.0) -> Plan:
@@ -450,7 +451,7 @@ class Fuser:
 @pytest.mark.parametrize(("reward", "winner"), [(5.0, "fuser (fusion)"), (1.0, "a")])
 async def test_a_fusion_is_returned_only_if_it_wins(reward: float, winner: str) -> None:
     scorer = rewarding(own=1.0, a=2.0, fused=reward)
-    ensemble = Ensemble({"fuser": Fuser(), "a": Troubled("a", [])}, scorer, Memory())
+    ensemble = Ensemble({"fuser": Fuser(), "a": Troubled("a", [])}, Ladder.of(scorer), Memory())
     answer = await ensemble.answer(prompt(), Plan(("fuser", "a"), strategy="fuse"))
     assert members_of(answer) == ["fuser", "a", "fuser (fusion)"]
     assert answer.winner is not None
@@ -458,7 +459,7 @@ async def test_a_fusion_is_returned_only_if_it_wins(reward: float, winner: str) 
 
 
 async def test_one_reply_is_nothing_to_fuse() -> None:
-    ensemble = Ensemble({"fuser": Fuser()}, rewarding(own=1.0), Memory())
+    ensemble = Ensemble({"fuser": Fuser()}, Ladder.of(rewarding(own=1.0)), Memory())
     answer = await ensemble.answer(prompt(), Plan(("fuser",), strategy="fuse"))
     assert members_of(answer) == ["fuser"]
 

@@ -18,13 +18,18 @@ def why_not(of: Settings, name: str) -> str | None:
     return next(seat.why_not for seat in of.seats if seat.name == name)
 
 
+def kinds() -> list[str]:
+    """The ladder by kind, judges with their member."""
+    return [f"judge:{s.member}" if s.kind == "judge" else s.kind for s in Settings().ladder]
+
+
 def write(text: str) -> None:
     Path("starboard.toml").write_text(text)
 
 
 def test_without_a_key_the_embedded_members_sit_and_score() -> None:
     assert seated(Settings()) == ["smollm2", "smollm2-warm"]
-    assert Settings().scorer_in_use.kind == "embedded"
+    assert kinds() == ["embedded"]
     assert why_not(Settings(), "claude") == "set ANTHROPIC_API_KEY"
 
 
@@ -115,6 +120,9 @@ def test_the_key_of_a_host_comes_from_the_variable_its_row_names(
         ('[members.x]\nprovider = "abacus"', "abacus"),
         ('[members.x]\nprovider = "openai_compatible"\nmodel = "m"', "base_url"),
         ("deadline_s = 0", "deadline_s"),
+        ("scorer = []", "scorer"),
+        ('scorer = "abacus"', "abacus"),
+        ('[scorer]\nkind = "judge"\nmember = "nobody"', "no member named nobody to judge"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_by_name(text: str, match: str) -> None:
@@ -178,11 +186,53 @@ def test_a_config_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_reward_model_follows_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NVIDIA_API_KEY", "n")
     monkeypatch.setenv("REWARD_MODEL", "nvidia/other")
-    scorer = Settings().scorer_in_use
+    scorer = Settings().ladder[0]
     assert isinstance(scorer, NvidiaScorerSpec)
     assert scorer.model == "nvidia/other"
+    assert kinds() == ["nvidia", "embedded"]
     monkeypatch.setenv("STARBOARD_SCORER", "embedded")
-    assert Settings().scorer_in_use.kind == "embedded"
+    assert kinds() == ["embedded"]
+
+
+def test_with_vendors_the_first_of_them_in_board_order_judges(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MISTRAL_API_KEY", "m")
+    monkeypatch.setenv("GEMINI_API_KEY", "g")
+    assert kinds() == ["judge:mistral", "embedded"]
+    write('board = ["smollm2", "gemma", "mistral"]')
+    assert kinds() == ["judge:gemma", "embedded"]
+    monkeypatch.setenv("NVIDIA_API_KEY", "n")
+    assert kinds() == ["nvidia", "judge:gemma", "embedded"]
+
+
+def test_a_model_of_ones_own_does_not_judge_unless_it_is_named() -> None:
+    row = '[members.q]\nprovider = "openai_compatible"\nbase_url = "http://h/v1"\nmodel = "q"\n'
+    write(row)
+    assert kinds() == ["embedded"]
+    write(f'{row}[scorer]\nkind = "judge"\nmember = "q"\n')
+    assert kinds() == ["judge:q"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('scorer = "embedded"', ["embedded"]),
+        ('scorer = "judge, embedded"', ["judge:None", "embedded"]),
+        ('scorer = ["judge", "embedded"]', ["judge:None", "embedded"]),
+        ('[scorer]\nkind = "embedded"', ["embedded"]),
+        ('[[scorer]]\nkind = "nvidia"\n[[scorer]]\nkind = "embedded"', ["nvidia", "embedded"]),
+    ],
+)
+def test_the_ladder_is_the_operators(text: str, found: list[str]) -> None:
+    write(text)
+    assert kinds() == found
+
+
+def test_the_ladder_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    write('scorer = "nvidia"')
+    monkeypatch.setenv("STARBOARD_SCORER", "judge,embedded")
+    assert kinds() == ["judge:None", "embedded"]
 
 
 def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,3 +250,14 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_settings_from_values_need_no_file() -> None:
     assert settings(port=1234).port == 1234
+
+
+def test_a_scorer_named_in_the_environment_keeps_its_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write('[scorer]\nkind = "nvidia"\nbase_url = "http://nim:8000"\nresolution = 0.5\n')
+    monkeypatch.setenv("STARBOARD_SCORER", "nvidia, embedded")
+    first, second = Settings().ladder
+    assert isinstance(first, NvidiaScorerSpec)
+    assert (str(first.base_url), first.resolution) == ("http://nim:8000/", 0.5)
+    assert second.kind == "embedded"

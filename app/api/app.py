@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ from app.wiring import Services, open_services
 
 log = logging.getLogger("starboard")
 
+SELF_CHECK_S = 60.0
+
 DESCRIPTION = """\
 One prompt to a board of models; a reward model scores every reply; the best original reply comes
 back with its scores and the evidence for the choice.
@@ -35,7 +38,8 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             async with open_services(settings) as services:
                 _say_who_sits(services)
-                yield State(services=services, pings=health.pings_of(services))
+                async with _self_check(services):
+                    yield State(services=services, pings=health.pings_of(services))
         except ConfigurationError as error:
             log.critical("cannot start: %s", error)
             raise
@@ -56,14 +60,28 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+@asynccontextmanager
+async def _self_check(services: Services) -> AsyncIterator[None]:
+    """Scorers are put to their self-check while the service already answers: a judge that takes
+    its time must not hold up the start."""
+    check = services.ensemble.ladder.check(SELF_CHECK_S) if services.settings.self_check else None
+    checking = asyncio.create_task(check) if check else None
+    try:
+        yield
+    finally:
+        if checking:
+            checking.cancel()
+            await asyncio.gather(checking, return_exceptions=True)
+
+
 async def _to_docs() -> RedirectResponse:
     return RedirectResponse("docs")
 
 
 def _say_who_sits(services: Services) -> None:
-    info = services.ensemble.scorer.info
+    scorers = ", then ".join(step.name for step in services.ensemble.ladder.steps)
     members = ", ".join(services.ensemble.members) or "nobody (see `starboard models`)"
-    log.info("board: %s; scorer: %s (%s)", members, info.name, info.note or info.model)
+    log.info("board: %s; scorer: %s", members, scorers)
     for seat in services.seats:
         if seat.why_not is None and seat.terms:
             log.info("%s: %s, used under %s", seat.name, seat.model, seat.terms)

@@ -42,6 +42,7 @@ from app.domain import (
     Scale,
     Score,
     ScoredCandidate,
+    StepOutcome,
     Usage,
     Weights,
 )
@@ -255,13 +256,24 @@ class FailureDocument(BaseModel):
     retryable: bool
 
 
+class StepDocument(BaseModel):
+    """What became of one step of the ladder; `reason` says why it did not score all."""
+
+    name: str
+    outcome: StepOutcome
+    reason: str | None
+
+
 class ScorerDocument(BaseModel):
+    """Who gave the scores of this answer, all of them, and what became of the other steps."""
+
     name: str
     model: str
     scale: Scale
     resolution: float
     note: str | None
     length_slope: float
+    ladder: list[StepDocument]
 
 
 class DecisionDocument(BaseModel):

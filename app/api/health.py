@@ -16,7 +16,7 @@ from app.wiring import Services
 
 router = APIRouter(tags=["health"])
 
-STORE, SCORER = "store", "scorer"
+STORE = "store"
 
 
 class Alive(BaseModel):
@@ -38,9 +38,10 @@ class Readiness(BaseModel):
 
 
 def pings_of(services: Services) -> Pings:
-    """The pings of the store, the scorer and every seated member."""
+    """The pings of the store, every scorer on the ladder and every seated member."""
+    scorers = {_scorer(step.name): step.scorer.ping for step in services.ensemble.ladder.steps}
     members = {_member(name): member.ping for name, member in services.ensemble.members.items()}
-    return Pings({STORE: services.store.ping, SCORER: services.ensemble.scorer.ping, **members})
+    return Pings({STORE: services.store.ping, **scorers, **members})
 
 
 @router.get("/healthz")
@@ -51,8 +52,11 @@ async def healthz() -> Alive:
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
 async def readyz(live: Live, health: Health, response: Response) -> Readiness:
-    """Whether answers can be given: pings the store, the scorer and the members."""
-    faults = await health.faults()
+    """Whether answers can be given: pings the store, the scorers and the members, and says which
+    scorer is off the ladder for failing its self-check."""
+    steps = live.ensemble.ladder.steps
+    off = {_scorer(step.name): f"off: {step.grade}" for step in steps if not step.stands}
+    faults = {**await health.faults(), **off}
     status = _status(faults)
     if status == "unready":
         response.status_code = 503
@@ -70,12 +74,12 @@ async def models(live: Live, health: Health) -> ModelsDocument:
     faults = await health.faults()
     return ModelsDocument(
         members=[seat_document(seat, healthy=_healthy(faults, seat.name)) for seat in live.seats],
-        scorer=ScorerDocument(**asdict(live.ensemble.scorer.info)),
+        scorer=ScorerDocument(**asdict(live.ensemble.ladder.info)),
     )
 
 
 def _status(faults: Mapping[str, str | None]) -> Literal["ready", "degraded", "unready"]:
-    members = [fault for name, fault in faults.items() if name not in (STORE, SCORER)]
+    members = [fault for name, fault in faults.items() if name.startswith(_member(""))]
     if faults[STORE] is not None or all(fault is not None for fault in members):
         return "unready"
     return "ready" if all(fault is None for fault in faults.values()) else "degraded"
@@ -88,3 +92,7 @@ def _healthy(faults: Mapping[str, str | None], name: str) -> bool | None:
 
 def _member(name: str) -> str:
     return f"member {name}"
+
+
+def _scorer(name: str) -> str:
+    return f"scorer {name}"

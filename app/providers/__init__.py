@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from app.domain import Completion, Prompt
 
@@ -24,3 +25,23 @@ class Provider(Protocol):
     async def complete(self, prompt: Prompt) -> Completion: ...
 
     async def ping(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """One token of a completion with its likeliest alternatives, itself among them, as pairs of
+    text and natural log-probability."""
+
+    text: str
+    alternatives: tuple[tuple[str, float], ...]
+
+
+@runtime_checkable
+class LogprobProvider(Provider, Protocol):
+    """A provider that can say how likely each token was."""
+
+    async def complete_with_logprobs(
+        self, prompt: Prompt
+    ) -> tuple[Completion, tuple[TokenLogprobs, ...]]:
+        """As `complete`; the tokens are empty where the host does not tell them."""
+        ...

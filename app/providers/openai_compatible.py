@@ -9,6 +9,7 @@ import httpx2
 
 from app.domain import Completion, FinishReason, Prompt, Usage
 from app.errors import UpstreamError
+from app.providers import TokenLogprobs
 from app.providers.http import bearer_headers, completion, get_json, post_json
 
 FINISH_REASONS: dict[object, FinishReason] = {
@@ -17,6 +18,8 @@ FINISH_REASONS: dict[object, FinishReason] = {
     "model_length": "length",  # Mistral: the context window is full
     "content_filter": "content_filter",
 }
+
+TOP_LOGPROBS = 10
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,22 @@ class OpenAICompatibleProvider:
     http: httpx2.AsyncClient
 
     async def complete(self, prompt: Prompt) -> Completion:
-        reply = await post_json(
-            self.http,
-            self.name,
-            f"{self.base_url}/chat/completions",
-            chat_body(self.model, prompt),
-            headers=bearer_headers(self.api_key),
-        )
+        reply = await self._post(chat_body(self.model, prompt))
         return chat_completion(self.name, self.model, reply)
+
+    async def complete_with_logprobs(
+        self, prompt: Prompt
+    ) -> tuple[Completion, tuple[TokenLogprobs, ...]]:
+        """As `complete`. Some hosts leave log-probabilities out, others answer 400 to the wish;
+        those are asked once more without."""
+        body = chat_body(self.model, prompt)
+        try:
+            reply = await self._post({**body, "logprobs": True, "top_logprobs": TOP_LOGPROBS})
+        except UpstreamError as error:
+            if error.kind != "refused_request":
+                raise
+            reply = await self._post(body)
+        return chat_completion(self.name, self.model, reply), _token_logprobs(reply)
 
     async def ping(self) -> None:
         """A host that has no list of models, as some do not, is up all the same."""
@@ -47,6 +58,10 @@ class OpenAICompatibleProvider:
         except UpstreamError as error:
             if error.kind != "refused_request":
                 raise
+
+    async def _post(self, body: Mapping[str, object]) -> object:
+        url, headers = f"{self.base_url}/chat/completions", bearer_headers(self.api_key)
+        return await post_json(self.http, self.name, url, body, headers=headers)
 
 
 def chat_body(model: str, prompt: Prompt) -> Mapping[str, object]:
@@ -86,6 +101,29 @@ def chat_completion(name: str, model: str, reply: object) -> Completion:
         model=_model(reply) or model,
         usage=_usage(reply),
     )
+
+
+def _token_logprobs(reply: object) -> tuple[TokenLogprobs, ...]:
+    match reply:
+        case {"choices": [{"logprobs": {"content": list(tokens)}}, *_]}:
+            return tuple(_token(token) for token in tokens)
+    return ()
+
+
+def _token(token: object) -> TokenLogprobs:
+    match token:
+        case {"token": str(text), "top_logprobs": list(rows)}:
+            return TokenLogprobs(text, tuple(pair for row in rows for pair in _alternative(row)))
+        case {"token": str(text)}:
+            return TokenLogprobs(text, ())
+    return TokenLogprobs("", ())
+
+
+def _alternative(row: object) -> list[tuple[str, float]]:
+    match row:
+        case {"token": str(text), "logprob": float() | int() as logprob}:
+            return [(text, float(logprob))]
+    return []
 
 
 def _chunk_text(chunk: object) -> str:

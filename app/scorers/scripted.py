@@ -22,7 +22,7 @@ class ScriptedScorer:
 
     async def score(self, prompt: Prompt, completion: Completion) -> Score:
         if completion.text not in self.rewards:
-            raise UpstreamError("bad_reply", "scripted: no reward is written for this reply")
+            raise UpstreamError("refused_request", "scripted: no reward is written for it")
         return Score(ScalarReward(self.rewards[completion.text]))
 
     async def ping(self) -> None:

@@ -14,6 +14,7 @@ from app.domain import (
     Candidate,
     Completion,
     Failure,
+    LadderStep,
     Message,
     Plan,
     Prompt,
@@ -70,7 +71,7 @@ def answer_from(row: Row, candidate_rows: Sequence[Row]) -> Answer:
         plan=Plan(**plan | _tuples(plan, "members", "order", "reserves") | {"weights": weights}),
         candidates=tuple(_candidate_from(candidate) for candidate in candidate_rows),
         selection=Selection(**selection | _tuples(selection, "ranking", "not_called")),
-        scorer=ScorerInfo(**row["scorer"]),
+        scorer=_scorer_from(row["scorer"]),
         timings=Timings(**row["timings"]),
         quality=row["quality"],
         missing=tuple(row["missing"]),
@@ -81,6 +82,11 @@ def answer_from(row: Row, candidate_rows: Sequence[Row]) -> Answer:
 def _tuples(row: Row, *names: str) -> Row:
     """These of a row's lists as tuples; what an older row does not have keeps its default."""
     return {name: tuple(row[name]) for name in names if name in row}
+
+
+def _scorer_from(scorer: Row) -> ScorerInfo:
+    steps = scorer.get("ladder", ())  # answers from before there were ladders have none
+    return ScorerInfo(**{**scorer, "ladder": tuple(LadderStep(**step) for step in steps)})
 
 
 def _candidate_row(scored: ScoredCandidate) -> Row:

@@ -26,7 +26,7 @@ async def test_alive_and_ready(client: httpx2.AsyncClient) -> None:
     ready = await client.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     names = [check["name"] for check in ready.json()["checks"]]
-    assert names == ["store", "scorer", "member a", "member b", "member c"]
+    assert names == ["store", "scorer scripted", "member a", "member b", "member c"]
 
 
 async def test_readiness_pings_what_it_depends_on(database_url: str) -> None:
@@ -44,11 +44,12 @@ async def test_readiness_pings_what_it_depends_on(database_url: str) -> None:
             asked = [len(fake.requests) for fake in (mistral, nvidia)]
             await client.get("/readyz")
             await client.get("/models")
-            assert [len(fake.requests) for fake in (mistral, nvidia)] == asked == [1, 1]
+            # Mistral is asked as a member and as the judge.
+            assert [len(fake.requests) for fake in (mistral, nvidia)] == asked == [2, 1]
     assert ready["status"] == "degraded"
     faults = {check["name"]: check["message"] for check in ready["checks"]}
-    assert faults["scorer"] == "nvidia: there is no model nvidia/nemotron-4-340b-reward"
-    assert faults["member mistral"] is None
+    assert faults["scorer nvidia"] == "nvidia: there is no model nvidia/nemotron-4-340b-reward"
+    assert faults["scorer judge:mistral"] is faults["member mistral"] is None
 
 
 async def test_no_member_that_answers_is_unready(database_url: str) -> None:

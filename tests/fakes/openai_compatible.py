@@ -7,7 +7,8 @@ hooks for what a host does differently: Mistral's fake overrides them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
@@ -179,6 +180,14 @@ class OpenAICompatibleFake(FakeServer):
     )
     STREAM_FAULTS: ClassVar[tuple[Fault, ...]] = STREAM_FAULTS
 
+    likely: Callable[[str], Iterable[tuple[str, Mapping[str, float]]]] | None
+
+    def reset(self) -> None:
+        """`likely` takes a reply apart into tokens with the probabilities of what else could have
+        stood there; None for a host that ignores `logprobs`."""
+        super().reset()
+        self.likely = None
+
     def default_models(self) -> tuple[str, ...]:
         return ("gpt-4.1-mini", "llama-3.3-70b-instruct")
 
@@ -197,9 +206,13 @@ class OpenAICompatibleFake(FakeServer):
 
     def text_reply(self, request: Recorded, text: str) -> Reply:
         reply = completion(request, assistant(text, refusal=None))
+        assert isinstance(reply.body, dict)
+        if self.likely and request.sent.get("logprobs"):
+            most = int(request.sent.get("top_logprobs", 0))
+            content = [_token(token, others, most) for token, others in self.likely(text)]
+            reply.body["choices"][0]["logprobs"] = {"content": content, "refusal": None}
         if not request.streams:
             return reply
-        assert isinstance(reply.body, dict)
         return event_stream([*map(data, self.stream_chunks(request, reply.body)), "data: [DONE]"])
 
     def stream_chunks(self, request: Recorded, body: Json) -> Iterable[Json]:
@@ -227,6 +240,16 @@ class OpenAICompatibleFake(FakeServer):
 
     def _list_models(self, request: Recorded) -> Reply:
         return Reply({"object": "list", "data": [_model(name) for name in self.models]})
+
+
+def _token(token: str, others: Mapping[str, float], most: int) -> Json:
+    """OpenAI's shape; -9999.0 stands for a probability of 0."""
+    rows = [_likely(text, p) for text, p in sorted(others.items(), key=lambda pair: -pair[1])]
+    return {**_likely(token, others.get(token, 1.0)), "top_logprobs": rows[:most]}
+
+
+def _likely(text: str, p: float) -> Json:
+    return {"token": text, "logprob": math.log(p) if p else -9999.0, "bytes": list(text.encode())}
 
 
 def _model(name: str) -> Json:

@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, func, select, text
 
+from app.domain import ScorerInfo
 from app.errors import AnswerNotFoundError, ConfigurationError, StoreError
 from app.store import AnswerStore, schema
 from tests.samples import answer
@@ -32,6 +33,14 @@ async def test_an_answer_comes_back_as_it_was_saved(store: AnswerStore) -> None:
     saved = answer()
     await store.save(saved)
     assert await store.get(saved.id) == saved
+
+
+async def test_an_answer_from_before_there_were_ladders_comes_back(store: AnswerStore) -> None:
+    await store.save(answer())
+    scorer = {"name": "n", "model": "m", "scale": "helpsteer", "resolution": 0.1, "note": None}
+    async with store.engine.begin() as connection:
+        await connection.execute(schema.answers.update().values(scorer=scorer))
+    assert (await store.get(answer().id)).scorer == ScorerInfo("n", "m", "helpsteer", 0.1)
 
 
 async def test_an_unknown_id_is_an_error_of_the_request(store: AnswerStore) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from app.ensemble import Ensemble
 from app.errors import ConfigurationError, StoreError
 from app.providers.scripted import ScriptedProvider
+from app.scorers.ladder import Ladder
 from app.scorers.scripted import ScriptedScorer
 from app.store import AnswerStore
 from tests.samples import answer, plan_of, prompt
@@ -55,7 +56,7 @@ async def test_a_locked_database_does_not_hold_an_answer_for_ever(
     async with AnswerStore.open(fresh_postgres_url) as store, store.engine.begin() as lock:
         await lock.execute(text("LOCK TABLE answers IN ACCESS EXCLUSIVE MODE"))
         members = {"a": ScriptedProvider("a", "a", "a")}
-        ensemble = Ensemble(members, ScriptedScorer({"a": 1.0}), store)
+        ensemble = Ensemble(members, Ladder.of(ScriptedScorer({"a": 1.0})), store)
         async with asyncio.timeout(3):
             with pytest.raises(StoreError, match="in time"):
                 await ensemble.answer(prompt(), plan_of("a", deadline_s=0.3))
