@@ -27,8 +27,12 @@ from rich.text import Text
 from app.api.documents import (
     AnswerDocument,
     AnswerRequest,
+    AttributesDocument,
     CandidateDocument,
+    ScoreRequest,
+    ScoresDocument,
     answer_document,
+    scores_document,
     seat_document,
 )
 from app.domain import Completed, Event, Failed, Failure, Scored, Started
@@ -115,6 +119,30 @@ def ask(
 
 
 @app.command()
+def score(
+    prompt: Annotated[str, typer.Argument(help="The prompt.")],
+    replies: Annotated[list[str], typer.Argument(help="Replies to it.")],
+    *,
+    system: Annotated[str | None, typer.Option(help="System text.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score replies that came from elsewhere."""
+    request = ScoreRequest(prompt=prompt, system=system, replies=replies)
+    document = asyncio.run(_score(request))
+    if as_json:
+        typer.echo(document.model_dump_json(indent=2))
+        return
+    table = Table("reward", "help", "corr", "coh", "cplx", "verb", "reply")
+    for text, row in zip(replies, document.scores, strict=True):
+        said = Text(" ".join(text.split())[:60])
+        if row.failure:
+            said = Text(row.failure.message, "yellow")
+        table.add_row(*map(Text, _figures(row.reward, row.scores)), said)
+    out.print(table)
+    out.print(Text(f"Scorer: {document.scorer.name}. {document.scorer.note or ''}", "dim"))
+
+
+@app.command()
 def models(as_json: AsJson = False) -> None:
     """Show who sits on the board, who does not, and why."""
     settings = _settings()
@@ -164,6 +192,19 @@ async def _ask(request: AnswerRequest, *, quiet: bool) -> AnswerDocument:
         return answer_document(answer)
 
 
+async def _score(request: ScoreRequest) -> ScoresDocument:
+    settings = _settings()
+    _log_at("error")
+    async with open_services(settings) as services:
+        scored = await services.ensemble.score(
+            request.to_prompt(),
+            request.replies,
+            weights=request.to_weights(),
+            deadline_s=settings.deadline_s,
+        )
+        return scores_document(*scored)
+
+
 class Progress:
     """A line for each member, drawn while they work."""
 
@@ -209,7 +250,6 @@ def _show(document: AnswerDocument) -> None:
 
 
 def _cells(candidate: CandidateDocument) -> list[Text]:
-    scores = candidate.scores.model_dump().values() if candidate.scores else [None] * 5
     if candidate.failure:
         said = Text(candidate.failure.message, "red")
     elif candidate.score_failure:
@@ -219,10 +259,16 @@ def _cells(candidate: CandidateDocument) -> list[Text]:
     cells = [
         "" if candidate.rank is None else str(candidate.rank),
         candidate.member,
-        *("" if number is None else f"{number:.2f}" for number in (candidate.reward, *scores)),
+        *_figures(candidate.reward, candidate.scores),
         f"{candidate.latency_s:.1f}",
     ]
     return [*map(Text, cells), said]
+
+
+def _figures(reward: float | None, scores: AttributesDocument | None) -> list[str]:
+    """Reward and the five attributes, empty where there is none."""
+    five = scores.model_dump().values() if scores else [None] * 5
+    return ["" if number is None else f"{number:.2f}" for number in (reward, *five)]
 
 
 def _log_at(level: str) -> None:

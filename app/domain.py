@@ -220,6 +220,14 @@ class ScoredCandidate:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredReply:
+    """A reply from elsewhere with its score, and the score's reward, None if there is none."""
+
+    score: Score
+    reward: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class LadderStep:
     """What became of one scorer of the ladder in one run.
 

@@ -12,7 +12,7 @@ import math
 import random
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +36,7 @@ from app.domain import (
     Score,
     Scored,
     ScoredCandidate,
+    ScoredReply,
     ScorerInfo,
     Selected,
     Started,
@@ -71,6 +72,7 @@ BACKOFF_S = (0.1, 0.3)
 LONGEST_WAIT_S = 5.0
 STORE_GRACE_S = 5.0
 COMPARABLE_WITHIN_ONE_PROMPT = "one reward without attributes: comparable within one prompt only"
+NOTHING_TO_SCORE = Score(Failure("bad_reply", "the reply is empty: there is nothing to score"))
 NOT_A_NUMBER = Failure("bad_reply", "the reward is not a finite number")
 VOTES = ("majority_vote", "weighted_vote")
 
@@ -118,6 +120,27 @@ class Ensemble:
         panel.tell(Selected(answer))
         _raise_if_unanswered(answer, run)
         return answer
+
+    async def score(
+        self, prompt: Prompt, replies: Sequence[str], *, weights: Weights, deadline_s: float
+    ) -> tuple[ScorerInfo, list[ScoredReply]]:
+        """Score replies from elsewhere, all by one step of the ladder, in their order.
+
+        An empty reply is a failure of its own. Nothing is stored.
+        """
+        run = _Run(_now(), deadline_s, self.timeout_s)
+        descent = self.ladder.descent(partial(_score, run, prompt))
+        completions = {
+            str(place): Completion(text, "stop", "unknown")
+            for place, text in enumerate(replies)
+            if text.strip()
+        }
+        info, scores = await descent.settle(completions)
+        scored = [
+            _scored_reply(scores.get(str(place), NOTHING_TO_SCORE), weights)
+            for place in range(len(replies))
+        ]
+        return _as_scored(info, [reply.score for reply in scored]), scored
 
     async def _save(self, answer: Answer, run: _Run) -> None:
         """Store the answer, with a little time of its own where the deadline leaves none."""
@@ -238,7 +261,7 @@ class _Panel:
                 if held.score is not None and held.score.outcome != told.score.outcome:
                     self.tell(Scored(held))
             candidates.append(held)
-        return _as_scored(info, candidates), tuple(candidates)
+        return _as_scored(info, [c.score for c in candidates]), tuple(candidates)
 
     async def _complete(
         self, name: str, provider: Provider, prompt: Prompt
@@ -285,17 +308,22 @@ async def _score(run: _Run, prompt: Prompt, scorer: Scorer, completion: Completi
     return replace(score, latency_s=_now() - started)
 
 
-def _scored(candidate: Candidate, score: Score, weights: Weights) -> ScoredCandidate:
+def _scored_reply(score: Score, weights: Weights) -> ScoredReply:
     reward = _reward(score, weights)
     if reward is not None and not math.isfinite(reward):
-        score, reward = replace(score, outcome=NOT_A_NUMBER), None
-    return ScoredCandidate(candidate, score, reward)
+        return ScoredReply(replace(score, outcome=NOT_A_NUMBER), None)
+    return ScoredReply(score, reward)
 
 
-def _as_scored(info: ScorerInfo, candidates: Sequence[ScoredCandidate]) -> ScorerInfo:
+def _scored(candidate: Candidate, score: Score, weights: Weights) -> ScoredCandidate:
+    reply = _scored_reply(score, weights)
+    return ScoredCandidate(candidate, reply.score, reply.reward)
+
+
+def _as_scored(info: ScorerInfo, scores: Iterable[Score | None]) -> ScorerInfo:
     """The scorer with the scale that its scores turned out to have: one adapter may serve models
     that report five attributes and models that report one reward."""
-    scalar = any(c.score and isinstance(c.score.outcome, ScalarReward) for c in candidates)
+    scalar = any(score and isinstance(score.outcome, ScalarReward) for score in scores)
     if not scalar or info.scale == "calibrated":
         return info
     note = "; ".join(filter(None, (info.note, COMPARABLE_WITHIN_ONE_PROMPT)))

@@ -64,6 +64,16 @@ def test_ask_reads_standard_input() -> None:
 
 
 @pytest.mark.usefixtures("board")
+def test_score_shows_a_row_for_each_reply() -> None:
+    shown = run("score", "Which?", "second", "unknown")
+    assert "2.00" in shown
+    assert "scripted: no" in shown
+    rows = json.loads(run("score", "Which?", "second", "unknown", "--json"))["scores"]
+    assert [row["reward"] for row in rows] == [2.0, None]
+    assert rows[1]["failure"]["message"] == "scripted: no reward is written for this reply"
+
+
+@pytest.mark.usefixtures("board")
 def test_models_shows_who_sits_and_who_does_not() -> None:
     shown = run("models")
     assert "not named in board" in shown

@@ -240,6 +240,8 @@ async def test_a_reply_that_comes_with_no_time_left_to_score_is_kept_unscored() 
 async def test_whatever_a_scorer_raises_is_data(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING", "starboard")
+
     @dataclass(frozen=True)
     class Broken(FiveScorer):
         async def score(self, prompt: Prompt, completion: Completion) -> Score:

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app.api import answers, health, problems
+from app.api import answers, health, problems, scoring
 from app.api.limits import BodyLimit
 from app.api.services import State
 from app.errors import ConfigurationError
@@ -55,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.add_exception_handler(answers.ClientGoneError, answers.on_client_gone)
     app.include_router(answers.router)
+    app.include_router(scoring.router)
     app.include_router(health.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     return app

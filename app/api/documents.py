@@ -6,7 +6,7 @@ timestamps are RFC 3339 in UTC.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal, Self
@@ -42,6 +42,8 @@ from app.domain import (
     Scale,
     Score,
     ScoredCandidate,
+    ScoredReply,
+    ScorerInfo,
     StepOutcome,
     Usage,
     Weights,
@@ -237,6 +239,37 @@ EXAMPLES: dict[str, Example] = {
 }
 
 
+class ScoreRequest(_Request):
+    """One prompt and replies to it, wherever they came from."""
+
+    prompt: Filled
+    system: Text | None = None
+    replies: Annotated[list[Text], Field(min_length=1, max_length=64)]
+    weights: WeightsRequest | None = None
+    deadline_s: FiniteFloat | None = Field(default=None, gt=0, le=600)
+
+    def to_prompt(self) -> Prompt:
+        system = [Message("system", self.system)] if self.system else []
+        return Prompt((*system, Message("user", self.prompt)))
+
+    def to_weights(self) -> Weights:
+        return Weights(**(self.weights or WeightsRequest()).model_dump())
+
+
+SCORE_EXAMPLES: dict[str, Example] = {
+    "replies": {
+        "value": {
+            "prompt": "Why is the sky blue?",
+            "replies": [
+                "Air scatters blue light more than red, so blue reaches us from all sides.",
+                "I'm sorry, but as an AI I cannot help with that.",
+                "",
+            ],
+        }
+    }
+}
+
+
 class AttributesDocument(BaseModel):
     helpfulness: float
     correctness: float
@@ -338,6 +371,22 @@ class AnswerDocument(BaseModel):
     tags: dict[str, str]
 
 
+class ReplyScoreDocument(BaseModel):
+    """One reply's score; `failure` says why there is none."""
+
+    scores: AttributesDocument | None
+    reward: float | None
+    failure: FailureDocument | None
+    note: str | None
+
+
+class ScoresDocument(BaseModel):
+    """Scores in the order of the replies, all given by one scorer."""
+
+    scorer: ScorerDocument
+    scores: list[ReplyScoreDocument]
+
+
 class SeatDocument(BaseModel):
     name: str
     provider: str
@@ -384,6 +433,21 @@ def answer_document(answer: Answer) -> AnswerDocument:
         cost_usd=None,
         timings=TimingsDocument(**asdict(answer.timings)),
         tags=dict(answer.tags),
+    )
+
+
+def scores_document(info: ScorerInfo, replies: Sequence[ScoredReply]) -> ScoresDocument:
+    return ScoresDocument(
+        scorer=ScorerDocument(**asdict(info)),
+        scores=[
+            ReplyScoreDocument(
+                scores=_scores(reply.score),
+                reward=reply.reward,
+                failure=failure_document(reply.score.outcome),
+                note=reply.score.note,
+            )
+            for reply in replies
+        ],
     )
 
 
