@@ -70,7 +70,7 @@ def test_score_shows_a_row_for_each_reply() -> None:
     assert "scripted: no" in shown
     rows = json.loads(run("score", "Which?", "second", "unknown", "--json"))["scores"]
     assert [row["reward"] for row in rows] == [2.0, None]
-    assert rows[1]["failure"]["message"] == "scripted: no reward is written for this reply"
+    assert rows[1]["failure"]["message"] == "scripted: no reward is written for it"
 
 
 @pytest.mark.usefixtures("board")

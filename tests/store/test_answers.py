@@ -93,7 +93,6 @@ async def test_a_database_that_cannot_be_opened_is_named(url: str) -> None:
     with pytest.raises(ConfigurationError):
         async with AnswerStore.open(url):
             pass
-    await asyncio.sleep(0.1)  # aiosqlite's thread reports to this loop a moment later
 
 
 async def test_the_password_is_not_shown() -> None:
