@@ -74,6 +74,23 @@ def test_score_shows_a_row_for_each_reply() -> None:
 
 
 @pytest.mark.usefixtures("board")
+def test_a_scorer_is_measured_on_pairs() -> None:
+    rows = [
+        {"set": "one", "prompt": "p", "better": "first [bold]reply[/bold]", "worse": "second"},
+        {"set": "two", "prompt": "p", "better": "second", "worse": "first [bold]reply[/bold]"},
+        {"set": "two", "prompt": "p", "better": "second", "worse": "unknown"},
+    ]
+    Path("pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    shown = run("scorer", "eval", "pairs.jsonl", "--report", "report")
+    assert "| one | 1 | 100.0%" in shown
+    assert "| two | 1 | 0.0%" in shown
+    assert "| all | 2 | 50.0%" in shown
+    kept = json.loads(Path("report/evaluation.json").read_text())
+    assert [row["unscored"] for row in kept["sets"]] == [0, 1, 1]
+    assert "<svg" in Path("report/evaluation.svg").read_text()
+
+
+@pytest.mark.usefixtures("board")
 def test_models_shows_who_sits_and_who_does_not() -> None:
     shown = run("models")
     assert "not named in board" in shown
@@ -98,6 +115,7 @@ def test_help_helps() -> None:
         ('scorer = "nvidia"', ["serve"], "NVIDIA_API_KEY"),
         ('board = ["claude"]', ["ask", "a"], "No member is seated"),
         (BOARD, ["ask", " "], "prompt"),
+        (BOARD, ["scorer", "eval", "nowhere.jsonl"], "nowhere.jsonl"),
         (BOARD, ["ask", "a", "--member", "zed"], "zed is not seated"),
         (BOARD, ["ask", "a", "--temperature", "9"], "temperature"),
     ],

@@ -174,6 +174,25 @@ def evaluate(source: str, scored: Sequence[ScoredPair]) -> Evaluation:
     )
 
 
+def markdown(rows: Sequence[Evaluation]) -> str:
+    """The measures as a table, a row for each source."""
+    head = (
+        "| set | pairs | right | 95 % interval | length-balanced | reward ~ length "
+        "| resolution | calibration error | unscored |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    return "\n".join([head, *map(_row, rows)])
+
+
+def _row(row: Evaluation) -> str:
+    low, high = row.accuracy.interval
+    resolution = "none" if row.resolution is None else f"{row.resolution:.2f}"
+    return (
+        f"| {row.source} | {row.accuracy.n} | {row.accuracy.value:.1%} | {low:.1%} - {high:.1%} "
+        f"| {row.length_balanced:.1%} | {row.length_correlation:+.2f} | {resolution} "
+        f"| {row.calibration_error:.3f} | {row.unscored} |"
+    )
+
+
 def fit_steepness(margins: Sequence[float]) -> float:
     """The k that makes 1 / (1 + exp(-k m)) likeliest for the probability of being right at a
     margin of size m, by Newton's method; 0 if the scorer is right no more often than wrong."""
