@@ -52,12 +52,7 @@ class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class _MemberSpec(_Spec):
-    enabled: bool = True
-
-
-class _RemoteSpec(_MemberSpec):
-    base_url: AnyHttpUrl | None = None
+class _KeyedSpec(_Spec):
     api_key: SecretStr | None = Field(default=None, exclude=True)
 
     @field_validator("api_key", mode="before")
@@ -66,6 +61,14 @@ class _RemoteSpec(_MemberSpec):
         if isinstance(value, str):
             raise ValueError("keys are read from the environment, not from the file")
         return value
+
+
+class _MemberSpec(_Spec):
+    enabled: bool = True
+
+
+class _RemoteSpec(_MemberSpec, _KeyedSpec):
+    base_url: AnyHttpUrl | None = None
 
 
 class AnthropicSpec(_RemoteSpec):
@@ -129,13 +132,12 @@ ProviderSpec = Annotated[
 ]
 
 
-class NvidiaScorerSpec(_Spec):
+class NvidiaScorerSpec(_KeyedSpec):
     """A reward model behind NVIDIA's hosted API, or a NIM of your own at `base_url`."""
 
     kind: Literal["nvidia"]
     model: str = "nvidia/nemotron-4-340b-reward"
     base_url: AnyHttpUrl | None = None
-    api_key: SecretStr | None = Field(default=None, exclude=True)
     resolution: float = Field(default=0.1, ge=0)
     requests_per_minute: int = Field(default=40, ge=1)
 
@@ -143,6 +145,54 @@ class NvidiaScorerSpec(_Spec):
 class EmbeddedScorerSpec(_Spec):
     kind: Literal["embedded"]
     resolution: float | None = Field(default=None, ge=0)
+
+
+class LocalScorerSpec(_Spec):
+    """An open reward model in this process; needs the extra `local`.
+
+    `model` is a folder or a hub id, which is downloaded on first use. `trust_remote_code` repeats
+    that name to let the model's own code run, so that another model does not inherit the trust.
+    """
+
+    kind: Literal["local"]
+    model: str
+    revision: str | None = None
+    device: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    max_tokens: int | None = Field(default=None, ge=32)
+    batch_tokens: int = Field(default=8192, ge=1)
+    queue_limit: int = Field(default=256, ge=1)
+    resolution: float = Field(default=0.1, ge=0)
+    trust_remote_code: str | None = None
+
+    @model_validator(mode="after")
+    def _trust_is_by_name(self) -> Self:
+        if self.trust_remote_code not in (None, self.model):
+            raise ValueError("trust_remote_code must repeat the model's name, or be left out")
+        return self
+
+
+class RemoteScorerSpec(_KeyedSpec):
+    """An open reward model behind vLLM, Text Embeddings Inference or SGLang.
+
+    `head` says what its outputs are; `labels` the order of five attributes, if it is not
+    HelpSteer's; an attribute is `factor` x output + `offset`. `tokenizer` (a folder or hub id;
+    needs the extra `local`) has the text rendered here and sent as tokens.
+    """
+
+    kind: Literal["remote"]
+    server: Literal["vllm", "tei", "sglang"]
+    route: Literal["classify", "pooling", "score"] = "classify"
+    base_url: AnyHttpUrl
+    model: str
+    head: Literal["attributes", "armorm", "scalar"]
+    labels: tuple[str, ...] | None = None
+    factor: float = 1.0
+    offset: float = 0.0
+    tokenizer: str | None = None
+    max_tokens: int | None = Field(default=None, ge=32)
+    resolution: float = Field(default=0.1, ge=0)
+    api_key_env: str | None = None
 
 
 class ScriptedScorerSpec(_Spec):
@@ -154,7 +204,8 @@ class ScriptedScorerSpec(_Spec):
 
 
 ScorerSpec = Annotated[
-    NvidiaScorerSpec | EmbeddedScorerSpec | ScriptedScorerSpec, Field(discriminator="kind")
+    NvidiaScorerSpec | LocalScorerSpec | RemoteScorerSpec | EmbeddedScorerSpec | ScriptedScorerSpec,
+    Field(discriminator="kind"),
 ]
 
 
@@ -299,6 +350,8 @@ class Settings(BaseSettings):
                     "model": self.reward_model or chosen.model,
                 }
             )
+        if isinstance(chosen, RemoteScorerSpec):
+            return chosen.model_copy(update={"api_key": _named_key(chosen.api_key_env)})
         return chosen
 
     def _with_environment(self, name: str, spec: ProviderSpec) -> ProviderSpec:
@@ -311,8 +364,7 @@ class Settings(BaseSettings):
             case MistralSpec():
                 key, base_url = self.mistral_api_key, self.mistral_base_url
             case OpenAICompatibleSpec():
-                value = os.environ.get(spec.api_key_env, "") if spec.api_key_env else ""
-                key, base_url = (SecretStr(value) if value else None), None
+                key, base_url = _named_key(spec.api_key_env), None
             case EmbeddedSpec() | ScriptedSpec():
                 return spec
         models = {
@@ -360,6 +412,12 @@ def _stand_down(seat: Seat) -> Seat:
     if seat.why_not or seat.name not in DEFAULT_MEMBERS or not isinstance(seat.spec, EmbeddedSpec):
         return seat
     return Seat(seat.name, seat.spec, "another member sits; name it in board to seat it too")
+
+
+def _named_key(variable: str | None) -> SecretStr | None:
+    """The key in the environment variable that a row names."""
+    value = os.environ.get(variable, "") if variable else ""
+    return SecretStr(value) if value else None
 
 
 def _merged(default: Mapping[str, object], row: object) -> object:

@@ -22,10 +22,12 @@ from app.settings import (
     EngineSettings,
     GoogleGenerativeAISpec,
     GoogleSpec,
+    LocalScorerSpec,
     MistralSpec,
     NvidiaScorerSpec,
     OpenAICompatibleSpec,
     ProviderSpec,
+    RemoteScorerSpec,
     ScorerSpec,
     ScriptedScorerSpec,
     ScriptedSpec,
@@ -61,7 +63,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             for seat in settings.seats
             if seat.why_not is None
         }
-        scorer = build_scorer(settings.scorer_in_use, http)
+        scorer = await build_scorer(settings.scorer_in_use, http, stack)
         ensemble = Ensemble(members, scorer, store, settings.timeout_s)
         yield Services(settings, settings.seats, ensemble, store)
 
@@ -148,8 +150,8 @@ async def build_provider(
             assert_never(spec)
 
 
-def build_scorer(spec: ScorerSpec, http: httpx2.AsyncClient) -> Scorer:
-    """The scorer a spec describes."""
+async def build_scorer(spec: ScorerSpec, http: httpx2.AsyncClient, stack: AsyncExitStack) -> Scorer:
+    """The scorer a spec describes; what it opens is closed with `stack`."""
     match spec:
         case NvidiaScorerSpec():
             from app.scorers.nvidia import BASE_URL, NvidiaScorer, RateLimit
@@ -163,6 +165,37 @@ def build_scorer(spec: ScorerSpec, http: httpx2.AsyncClient) -> Scorer:
                 spec.resolution,
                 RateLimit(spec.requests_per_minute),
                 http,
+            )
+        case LocalScorerSpec():
+            from app.scorers.local import open_local_scorer
+
+            return await stack.enter_async_context(
+                open_local_scorer(
+                    spec.model,
+                    resolution=spec.resolution,
+                    device=spec.device,
+                    dtype=spec.dtype,
+                    max_tokens=spec.max_tokens,
+                    batch_tokens=spec.batch_tokens,
+                    queue_limit=spec.queue_limit,
+                    revision=spec.revision,
+                    trust_remote_code=spec.trust_remote_code == spec.model,
+                )
+            )
+        case RemoteScorerSpec():
+            from app.scorers.remote import open_remote_scorer, remote_head
+
+            return await open_remote_scorer(
+                spec.server,
+                spec.route,
+                str(spec.base_url).rstrip("/").removesuffix("/v1"),
+                spec.model,
+                remote_head(spec.head, spec.labels, spec.factor, spec.offset),
+                resolution=spec.resolution,
+                api_key=_key(spec) or None,
+                tokenizer=spec.tokenizer,
+                max_tokens=spec.max_tokens,
+                http=http,
             )
         case EmbeddedScorerSpec():
             from app.scorers.embedded import EmbeddedScorer
@@ -179,7 +212,7 @@ def build_scorer(spec: ScorerSpec, http: httpx2.AsyncClient) -> Scorer:
 Keyed = AnthropicSpec | GoogleSpec | GoogleGenerativeAISpec | MistralSpec | OpenAICompatibleSpec
 
 
-def _key(spec: Keyed | NvidiaScorerSpec) -> str:
+def _key(spec: Keyed | NvidiaScorerSpec | RemoteScorerSpec) -> str:
     return spec.api_key.get_secret_value() if spec.api_key else ""
 
 

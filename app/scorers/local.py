@@ -27,7 +27,7 @@ from app.domain import Completion, Prompt, Score, ScorerInfo
 from app.errors import ConfigurationError, UpstreamError, boundary
 from app.scorers.batching import MicroBatcher
 from app.scorers.heads import ARMORM, Head, head_of
-from app.scorers.reading import TOKENIZER_FILES, Reader, Reading, fetch, open_reader
+from app.scorers.reading import TOKENIZER_FILES, Reader, Reading, fetch, open_reader, require
 
 NAME = "local"
 BATCH_TOKENS = 8192
@@ -86,7 +86,7 @@ async def open_local_scorer(
     """
 
     def load() -> tuple[Head, Reader, Callable[[Sequence[Reading]], list[Outputs]]]:
-        _require_packages()
+        require(NAME, "torch", "transformers")
         code = ["*.py"] if trust_remote_code else []
         folder = fetch(model, revision, [*TOKENIZER_FILES, "*.safetensors", *code])
         head = _head(folder)
@@ -106,16 +106,6 @@ async def open_local_scorer(
         yield LocalScorer(model, resolution, head, reader, batcher)
     finally:
         await batcher.close()
-
-
-def _require_packages() -> None:
-    try:
-        import torch  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise ConfigurationError(
-            f"the scorer local needs {error.name}: pip install 'starboard[local]'"
-        ) from error
 
 
 def _head(folder: Path) -> Head:

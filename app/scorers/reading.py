@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ MAX_TOKENS = 16_384
 REPLY_SHARE = 0.75
 TOKENIZER_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 MARK = "7f3a9c"
+
+
+def require(scorer: str, *packages: str) -> None:
+    """Raise `ConfigurationError` that names the extra, if a package of it is not installed."""
+    for package in packages:
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"the scorer {scorer} needs {package}: pip install 'starboard[local]'"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
