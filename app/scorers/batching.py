@@ -17,10 +17,6 @@ from app.errors import UpstreamError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# A batch is padded to its longest item. It ends where less than this share of it would be real
-# tokens: on a CPU padding costs as much as text does.
-FULLNESS = 0.7
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting(Generic[Item, Result]):
@@ -33,9 +29,9 @@ class MicroBatcher(Generic[Item, Result]):
     """Runs items of concurrent callers in batches, in one thread of its own.
 
     `run` maps items to as many results, in order. A batch holds items of similar length and at
-    most `batch_tokens` tokens with padding (one item may exceed that alone). What is waiting is
-    sorted by length and run as one round, so nothing starves; later arrivals are the next round.
-    At most `queue_limit` items wait.
+    most `batch_tokens` tokens with padding (one item may exceed that alone), of which at least the
+    share `fullness` is not padding. What is waiting is sorted by length and run as one round, so
+    nothing starves; later arrivals are the next round. At most `queue_limit` items wait.
     """
 
     def __init__(
@@ -44,11 +40,13 @@ class MicroBatcher(Generic[Item, Result]):
         run: Callable[[Sequence[Item]], Sequence[Result]],
         *,
         batch_tokens: int,
+        fullness: float,
         queue_limit: int,
     ) -> None:
         self._name = name
-        self._run = run
+        self.run = run
         self._batch_tokens = batch_tokens
+        self._fullness = fullness
         self._queue_limit = queue_limit
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         self._arrived: list[_Waiting[Item, Result]] = []
@@ -93,7 +91,7 @@ class MicroBatcher(Generic[Item, Result]):
     async def _work(self) -> None:
         while self._arrived or self._round:
             if not self._round:
-                self._round.extend(bucketed(self._arrived, self._batch_tokens))
+                self._round.extend(bucketed(self._arrived, self._batch_tokens, self._fullness))
                 self._arrived = []
             batch = [one for one in self._round.popleft() if not one.result.done()]
             if batch:
@@ -103,7 +101,7 @@ class MicroBatcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         items = [one.item for one in batch]
         try:
-            results = await loop.run_in_executor(self._thread, self._run, items)
+            results = await loop.run_in_executor(self._thread, self.run, items)
             answered = list(zip(batch, results, strict=True))
         except Exception as error:  # of any kind: it belongs to the callers, not to the worker
             for one in batch:
@@ -116,7 +114,7 @@ class MicroBatcher(Generic[Item, Result]):
 
 
 def bucketed(
-    items: Sequence[_Waiting[Item, Result]], batch_tokens: int
+    items: Sequence[_Waiting[Item, Result]], batch_tokens: int, fullness: float
 ) -> list[list[_Waiting[Item, Result]]]:
     """The items in batches of similar length, shortest first."""
     batches: list[list[_Waiting[Item, Result]]] = []
@@ -124,7 +122,7 @@ def bucketed(
     for one in sorted(items, key=lambda one: one.tokens):
         if batches:
             padded = one.tokens * (len(batches[-1]) + 1)
-            if padded <= batch_tokens and real + one.tokens >= FULLNESS * padded:
+            if padded <= batch_tokens and real + one.tokens >= fullness * padded:
                 batches[-1].append(one)
                 real += one.tokens
                 continue

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import UpstreamError
-from app.scorers.batching import FULLNESS, MicroBatcher, _Waiting, bucketed
+from app.scorers.batching import MicroBatcher, _Waiting, bucketed
+
+FULLNESS = 0.8
 
 
 @dataclass
@@ -36,7 +38,9 @@ class Model:
 async def batcher(
     run: Callable[[Sequence[int]], list[int]], batch_tokens: int = 100, queue_limit: int = 100
 ) -> AsyncIterator[MicroBatcher[int, int]]:
-    made = MicroBatcher("test", run, batch_tokens=batch_tokens, queue_limit=queue_limit)
+    made = MicroBatcher(
+        "test", run, batch_tokens=batch_tokens, fullness=FULLNESS, queue_limit=queue_limit
+    )
     try:
         yield made
     finally:
@@ -103,7 +107,7 @@ def test_bucketing_loses_nothing_and_keeps_to_the_budget(sizes: list[int], budge
         _Waiting(n, size, loop.create_future()) for n, size in enumerate(sizes)
     ]
     loop.close()
-    batches = bucketed(items, budget)
+    batches = bucketed(items, budget, FULLNESS)
     assert sorted(one.item for batch in batches for one in batch) == list(range(len(sizes)))
     for batch in batches:
         longest = max(one.tokens for one in batch)

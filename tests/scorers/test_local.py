@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
 from dataclasses import astuple
 from itertools import permutations
@@ -14,16 +15,28 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file
 from transformers import AutoModel
 
-from app.domain import ATTRIBUTES, Attributes, Completion, Message, Prompt, ScalarReward
+from app.domain import (
+    ATTRIBUTES,
+    Attributes,
+    Completion,
+    Message,
+    Plan,
+    Prompt,
+    ScalarReward,
+    Weights,
+)
 from app.errors import ConfigurationError, UpstreamError
 from app.scorers import Scorer
 from app.scorers.heads import head_of
-from app.scorers.local import LocalScorer, open_local_scorer
+from app.scorers.local import FULLNESS, LocalScorer, open_local_scorer
+from app.wiring import open_services
+from tests.conftest import settings
 from tests.samples import prompt
 from tests.scorers.tiny import (
     ASSISTANT,
@@ -233,7 +246,7 @@ async def many(folder: Path, *, at_once: bool = True, **options: Any) -> list[tu
 async def test_padding_changes_no_score(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.scorers.batching.FULLNESS", 0.0)  # all in one batch
+    monkeypatch.setitem(FULLNESS, "cpu", 0.0)  # all in one batch
     async with opened(save_decoder(tmp_path, family, PERMUTED)) as scorer:
         readings = [scorer.reader.read(ASKED, said(reply)) for reply in REPLIES]
         assert len({len(reading.ids) for reading in readings}) == len(readings)
@@ -427,6 +440,42 @@ async def test_numbers_that_are_not_finite_are_no_score(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UpstreamError, match="not a number"):
         await outcome(folder)
+
+
+async def test_the_service_chooses_by_it(tmp_path: Path, database_url: str) -> None:
+    folder = save_decoder(tmp_path / "model", labels=ATTRIBUTES)
+    replies = {"a": "No.", "b": "Air scatters blue light.", "c": "x" * 90}
+    members = {name: {"provider": "scripted", "reply": text} for name, text in replies.items()}
+    chosen = settings(
+        database_url=database_url,
+        board=list(members),
+        members=members,
+        scorer={"kind": "local", "model": str(folder), "device": "cpu", "resolution": 0},
+    )
+    async with open_services(chosen) as services:
+        answer = await services.ensemble.answer(ASKED, Plan(tuple(members)))
+    raw = {
+        n: llama(folder, chat((USER, "Why is the sky blue?"), (ASSISTANT, text)))
+        for n, text in replies.items()
+    }
+    rewards = {name: Weights().reward(Attributes(*values)) for name, values in raw.items()}
+    assert answer.winner is not None
+    assert answer.winner.candidate.member == max(rewards, key=rewards.__getitem__)
+    assert answer.winner.reward == pytest.approx(max(rewards.values()), abs=1e-3)
+
+
+def test_trust_is_given_to_a_model_by_name() -> None:
+    with pytest.raises(ValidationError, match="repeat the model's name"):
+        settings(scorer={"kind": "local", "model": "a/b", "trust_remote_code": "a/c"})
+    settings(scorer={"kind": "local", "model": "a/b", "trust_remote_code": "a/b"})
+
+
+def test_the_base_install_starts_without_torch() -> None:
+    program = (
+        "import sys; sys.modules |= dict.fromkeys(('torch', 'transformers'));"
+        "import app.cli, app.api, app.scorers.local, app.scorers.remote"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 async def test_it_is_a_scorer_that_says_what_it_is(tmp_path: Path) -> None:
