@@ -91,19 +91,22 @@ class Reader:
     def _shortened(self, text: str) -> tuple[str, int]:
         """The reply within its share, and the number of tokens cut from its tail."""
         limit = int(self.max_tokens * REPLY_SHARE)
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
         ends = [end for _, end in encoded["offset_mapping"]]
         return (text, 0) if len(ends) <= limit else (text[: ends[limit - 1]], len(ends) - limit)
 
     def _encoded(self, prompt: Prompt, reply: str) -> tuple[list[int], list[int]]:
+        # A special token spelt out in a text stays text: only the format writes real ones.
         if self.pairs:
-            pair = self.tokenizer(plain(prompt), reply)
+            pair = self.tokenizer(plain(prompt), reply, split_special_tokens=True)
             return pair["input_ids"], pair.get("token_type_ids", [])
-        text = self.tokenizer.apply_chat_template(
-            messages(prompt, reply, takes_system=self.takes_system), tokenize=False
+        chat = messages(prompt, reply, takes_system=self.takes_system)
+        ids = self.tokenizer.apply_chat_template(
+            chat, return_dict=False, sanitize_control_tokens=True
         )
-        # The template wrote the special tokens that belong here.
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"], []
+        return ids, []
 
 
 def messages(prompt: Prompt, reply: str, *, takes_system: bool) -> list[dict[str, str]]:
