@@ -61,10 +61,6 @@ class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
-class _MemberSpec(_Spec):
-    enabled: bool = True
-
-
 def _from_environment_only(value: object) -> object:
     if isinstance(value, str):
         raise ValueError("keys are read from the environment, not from the file")
@@ -88,9 +84,16 @@ Model = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 MemberName = Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,64}$")]
 
 
-class _RemoteSpec(_MemberSpec):
-    base_url: AnyHttpUrl | None = None
+class _KeyedSpec(_Spec):
     api_key: ResolvedKey = None
+
+
+class _MemberSpec(_Spec):
+    enabled: bool = True
+
+
+class _RemoteSpec(_MemberSpec, _KeyedSpec):
+    base_url: AnyHttpUrl | None = None
 
 
 class AnthropicSpec(_RemoteSpec):
@@ -167,13 +170,12 @@ class _ScorerSpec(_Spec):
     calibration: Path | None = None
 
 
-class NvidiaScorerSpec(_ScorerSpec):
+class NvidiaScorerSpec(_ScorerSpec, _KeyedSpec):
     """A reward model behind NVIDIA's hosted API, or a NIM of your own at `base_url`."""
 
     kind: Literal["nvidia"]
     model: Model = "nvidia/nemotron-4-340b-reward"
     base_url: AnyHttpUrl | None = None
-    api_key: ResolvedKey = None
     resolution: float = Field(default=0.1, ge=0)
     requests_per_minute: int = Field(default=40, ge=1)
 
@@ -194,6 +196,54 @@ class EmbeddedScorerSpec(_ScorerSpec):
     resolution: float | None = Field(default=None, ge=0)
 
 
+class LocalScorerSpec(_ScorerSpec):
+    """An open reward model in this process; needs the extra `local`.
+
+    `model` is a folder or a hub id, which is downloaded on first use. `trust_remote_code` repeats
+    that name to let the model's own code run, so that another model does not inherit the trust.
+    """
+
+    kind: Literal["local"]
+    model: Model
+    revision: str | None = None
+    device: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    max_tokens: int | None = Field(default=None, ge=32)
+    batch_tokens: int = Field(default=8192, ge=1)
+    queue_limit: int = Field(default=256, ge=1)
+    resolution: float = Field(default=0.1, ge=0)
+    trust_remote_code: str | None = None
+
+    @model_validator(mode="after")
+    def _trust_is_by_name(self) -> Self:
+        if self.trust_remote_code not in (None, self.model):
+            raise ValueError("trust_remote_code must repeat the model's name, or be left out")
+        return self
+
+
+class RemoteScorerSpec(_ScorerSpec, _KeyedSpec):
+    """An open reward model behind vLLM, Text Embeddings Inference or SGLang.
+
+    `head` says what its outputs are; `labels` the order of five attributes, if it is not
+    HelpSteer's; an attribute is `factor` x output + `offset`. `tokenizer` (a folder or hub id;
+    needs the extra `local`) has the text rendered here and sent as tokens.
+    """
+
+    kind: Literal["remote"]
+    server: Literal["vllm", "tei", "sglang"]
+    route: Literal["classify", "pooling", "score"] = "classify"
+    base_url: AnyHttpUrl
+    model: Model
+    head: Literal["attributes", "armorm", "scalar"]
+    labels: tuple[str, ...] | None = None
+    factor: float = 1.0
+    offset: float = 0.0
+    tokenizer: str | None = None
+    max_tokens: int | None = Field(default=None, ge=32)
+    resolution: float = Field(default=0.1, ge=0)
+    api_key_env: str | None = None
+
+
 class ScriptedScorerSpec(_ScorerSpec):
     """Rewards by reply text, for documentation and tests."""
 
@@ -203,7 +253,12 @@ class ScriptedScorerSpec(_ScorerSpec):
 
 
 ScorerSpec = Annotated[
-    NvidiaScorerSpec | JudgeScorerSpec | EmbeddedScorerSpec | ScriptedScorerSpec,
+    NvidiaScorerSpec
+    | LocalScorerSpec
+    | RemoteScorerSpec
+    | JudgeScorerSpec
+    | EmbeddedScorerSpec
+    | ScriptedScorerSpec,
     Field(discriminator="kind"),
 ]
 
@@ -400,6 +455,8 @@ class Settings(BaseSettings):
                     "model": self.reward_model or spec.model,
                 }
             )
+        if isinstance(spec, RemoteScorerSpec):
+            return spec.model_copy(update={"api_key": _key_of(spec.api_key_env)})
         return spec
 
     def _with_environment(self, name: str, spec: ProviderSpec) -> ProviderSpec:

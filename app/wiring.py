@@ -25,10 +25,12 @@ from app.settings import (
     GoogleGenerativeAISpec,
     GoogleSpec,
     JudgeScorerSpec,
+    LocalScorerSpec,
     MistralSpec,
     NvidiaScorerSpec,
     OpenAICompatibleSpec,
     ProviderSpec,
+    RemoteScorerSpec,
     ScorerSpec,
     ScriptedScorerSpec,
     ScriptedSpec,
@@ -177,6 +179,37 @@ async def build_scorer(
                 RateLimit(spec.requests_per_minute),
                 http,
             )
+        case LocalScorerSpec():
+            from app.scorers.local import open_local_scorer
+
+            scorer = await engines.stack.enter_async_context(
+                open_local_scorer(
+                    spec.model,
+                    resolution=spec.resolution,
+                    device=spec.device,
+                    dtype=spec.dtype,
+                    max_tokens=spec.max_tokens,
+                    batch_tokens=spec.batch_tokens,
+                    queue_limit=spec.queue_limit,
+                    revision=spec.revision,
+                    trust_remote_code=spec.trust_remote_code == spec.model,
+                )
+            )
+        case RemoteScorerSpec():
+            from app.scorers.remote import open_remote_scorer, remote_head
+
+            scorer = await open_remote_scorer(
+                spec.server,
+                spec.route,
+                str(spec.base_url).rstrip("/").removesuffix("/v1"),
+                spec.model,
+                remote_head(spec.head, spec.labels, spec.factor, spec.offset),
+                resolution=spec.resolution,
+                api_key=_key(spec) or None,
+                tokenizer=spec.tokenizer,
+                max_tokens=spec.max_tokens,
+                http=http,
+            )
         case JudgeScorerSpec():
             from app.scorers.judge import RESOLUTION, JudgeScorer
 
@@ -227,7 +260,7 @@ def _ladder(scorers: Sequence[Scorer]) -> Ladder:
 Keyed = AnthropicSpec | GoogleSpec | GoogleGenerativeAISpec | MistralSpec | OpenAICompatibleSpec
 
 
-def _key(spec: Keyed | NvidiaScorerSpec) -> str:
+def _key(spec: Keyed | NvidiaScorerSpec | RemoteScorerSpec) -> str:
     return spec.api_key.get_secret_value() if spec.api_key else ""
 
 

@@ -29,6 +29,7 @@ from .google import GoogleFake
 from .mistral import MistralFake
 from .nvidia import NvidiaFake, rate_limited_bare
 from .openai_compatible import OpenAICompatibleFake
+from .pooling import SglangFake, TeiFake, VllmFake
 from .server import FakeServer
 from .wire import HUGE_BYTES, UPSTREAM_CANARY, Json
 
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Inheritance class:DeprecationWar
 
 ASKED = "What is the capital of France?"
 TEXT = FakeServer.default_reply
+REWARD_MODEL = "Skywork/Skywork-Reward-V2-Qwen3-0.6B"
 USER = {"role": "user", "content": ASKED}
 ASSISTANT = {"role": "assistant", "content": TEXT}
 
@@ -83,7 +85,18 @@ EXAMPLES = (
         chat("nvidia/nemotron-4-340b-reward", ASSISTANT),
         "Authorization",
     ),
+    Example(
+        VllmFake,
+        "/classify",
+        {**chat(REWARD_MODEL, ASSISTANT), "use_activation": False},
+        "Authorization",
+    ),
+    Example(TeiFake, "/predict", {"inputs": [ASKED, TEXT], "raw_scores": True}, "Authorization"),
+    Example(
+        SglangFake, "/classify", {"model": REWARD_MODEL, "input_ids": [1, 2, 3]}, "Authorization"
+    ),
 )
+SCORERS = (NvidiaFake, VllmFake, TeiFake, SglangFake)
 OTHERWISE_TESTED = {"slow_drip", "hang", "reset_mid_body", "reset_before_reply", "huge_body"}
 CASES = [
     pytest.param(example, fault, id=f"{example.fake.__name__}-{fault}")
@@ -135,7 +148,7 @@ async def test_reply_is_a_function_of_the_request(example: Example) -> None:
     async with example.fake() as fake:
         fake.reply = lambda request: f"{request.path} was asked"
         got = await post(fake, example)
-    assert (f"{example.path} was asked" in got.text) == (example.fake is not NvidiaFake)
+    assert (f"{example.path} was asked" in got.text) == (example.fake not in SCORERS)
 
 
 @each_fake
@@ -284,6 +297,9 @@ async def until(condition: Callable[[], bool], limit_s: float = 2.0) -> None:
         (4, {"messages": [USER, USER]}, 422, "must alternate"),
         (4, {"messages": [{"role": "system", "content": "x"}, USER]}, 422, "must alternate"),
         (4, {"messages": [{"role": "user", "content": "x" * 17_000}, ASSISTANT]}, 400, "4096"),
+        (5, {"model": "another"}, 404, "does not exist"),
+        (6, {"inputs": ["a", "b", "c"]}, 422, "a pair of strings"),
+        (7, {"text": "as well"}, 400, "Either text or input_ids"),
     ],
 )
 async def test_malformed_request_is_refused(
@@ -318,6 +334,17 @@ async def test_nvidia_scores_decide_which_reply_wins(shape: Any) -> None:
     expected = "reward:-3.28" if shape == "scalar" else "helpfulness:4.0"
     assert expected in got.text
     assert ('"message": [' in got.text) == ('"model": null' in got.text) == (shape == "hosted")
+
+
+@pytest.mark.parametrize(
+    ("index", "off"), [(5, {"use_activation": None}), (6, {"raw_scores": False})]
+)
+async def test_outputs_are_squashed_unless_raw_ones_are_asked_for(index: int, off: Json) -> None:
+    async with EXAMPLES[index].fake() as fake:
+        raw = await post(fake, EXAMPLES[index])
+        squashed = await post(fake, EXAMPLES[index], **off)
+    assert "3.7" in raw.text
+    assert "3.7" not in squashed.text
 
 
 # anthropic

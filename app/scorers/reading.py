@@ -1,0 +1,191 @@
+"""From a prompt and a completion to the tokens a reward model was trained on.
+
+A wrong template is a silent error: the model still gives numbers. So the model's own tokenizer and
+chat template are used, and nothing stands in for a template that is missing from a decoder.
+Needs `transformers` (extra `local`); torch only if there are weights to load.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from app.domain import Completion, Prompt
+from app.errors import ConfigurationError
+
+# Without a limit of the model's own or the operator's. Skywork-Reward-V2 was trained to this.
+MAX_TOKENS = 16_384
+# Share of the limit that a reply may take; the rest is the prompt's.
+REPLY_SHARE = 0.75
+TOKENIZER_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+MARK = "7f3a9c"
+
+
+def require(scorer: str, *packages: str) -> None:
+    """Raise `ConfigurationError` that names the extra, if a package of it is not installed."""
+    for package in packages:
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"the scorer {scorer} needs {package}: pip install 'starboard[local]'"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One conversation in tokens.
+
+    `segments` are the token types of a sentence pair, empty for chat. `left_out` tokens of
+    `total` did not fit.
+    """
+
+    ids: tuple[int, ...]
+    segments: tuple[int, ...]
+    left_out: int
+    total: int
+
+    @property
+    def note(self) -> str | None:
+        if not self.left_out:
+            return None
+        return f"scored a part: {self.left_out:,} of {self.total:,} tokens did not fit"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer with the model's format. May be used from several threads.
+
+    `takes_system` False: system text goes into the first user turn. `pairs` True: there is no
+    chat template, and prompt and reply are an encoder's sentence pair.
+    """
+
+    tokenizer: Any
+    max_tokens: int
+    takes_system: bool
+    pairs: bool
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def read(self, prompt: Prompt, completion: Completion) -> Reading:
+        """The tokens of the prompt's turns with the reply as the last one.
+
+        What exceeds `max_tokens` is left out: first the tail of a reply that would fill over
+        three quarters alone, then the prompt from its left, a begin-of-text token aside.
+        """
+        with self._lock:  # transformers sets up truncation on the tokenizer shared by all
+            reply, cut = self._shortened(completion.text)
+            ids, segments = self._encoded(prompt, reply)
+        over = max(0, len(ids) - self.max_tokens)
+        if over:
+            start = int(ids[0] in (self.tokenizer.bos_token_id, self.tokenizer.cls_token_id))
+            ids = [*ids[:start], *ids[start + over :]]
+            segments = segments and [*segments[:start], *segments[start + over :]]
+        left_out = cut + over
+        return Reading(tuple(ids), tuple(segments), left_out, len(ids) + left_out)
+
+    def _shortened(self, text: str) -> tuple[str, int]:
+        """The reply within its share, and the number of tokens cut from its tail."""
+        limit = int(self.max_tokens * REPLY_SHARE)
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
+        ends = [end for _, end in encoded["offset_mapping"]]
+        return (text, 0) if len(ends) <= limit else (text[: ends[limit - 1]], len(ends) - limit)
+
+    def _encoded(self, prompt: Prompt, reply: str) -> tuple[list[int], list[int]]:
+        # A special token spelt out in a text stays text: only the format writes real ones.
+        if self.pairs:
+            pair = self.tokenizer(plain(prompt), reply, split_special_tokens=True)
+            return pair["input_ids"], pair.get("token_type_ids", [])
+        chat = messages(prompt, reply, takes_system=self.takes_system)
+        ids = self.tokenizer.apply_chat_template(
+            chat, return_dict=False, sanitize_control_tokens=True
+        )
+        return ids, []
+
+
+def messages(prompt: Prompt, reply: str, *, takes_system: bool) -> list[dict[str, str]]:
+    """The conversation in the OpenAI form, the reply as the last assistant turn."""
+    turns = prompt.turns if takes_system else prompt.turns_with_system_folded
+    system = [prompt.system] if takes_system and prompt.system else []
+    return [
+        *({"role": "system", "content": text} for text in system),
+        *({"role": turn.role, "content": turn.content} for turn in turns),
+        {"role": "assistant", "content": reply},
+    ]
+
+
+def plain(prompt: Prompt) -> str:
+    """The prompt as one text, for models that read a sentence pair: turns by blank lines."""
+    return "\n\n".join(turn.content for turn in prompt.turns_with_system_folded)
+
+
+def open_reader(folder: Path, *, max_tokens: int | None, pairs: bool, trust: bool) -> Reader:
+    """The reader of a model in a folder. `pairs` allows one without a chat template.
+
+    `max_tokens` None: the model's own limit, as far as its files state it.
+    Raises `ConfigurationError`.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{folder} has no tokenizer that loads: {error}") from error
+    if not tokenizer.is_fast:
+        raise ConfigurationError(f"{folder} has no tokenizer.json")
+    if not tokenizer.chat_template and not pairs:
+        raise ConfigurationError(
+            f"the tokenizer in {folder} has no chat template, and a decoder needs its own"
+        )
+    limit = max_tokens or min(tokenizer.model_max_length, _positions(folder), MAX_TOKENS)
+    templated = bool(tokenizer.chat_template)
+    return Reader(tokenizer, limit, templated and _takes_system(tokenizer), not templated)
+
+
+def _positions(folder: Path) -> int:
+    """Positions that the model was made for."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return int(config.get("max_position_embeddings", MAX_TOKENS))
+
+
+def _takes_system(tokenizer: Any) -> bool:
+    """Whether system text reaches the model: some templates refuse it, some drop it."""
+    from jinja2 import TemplateError
+
+    turns = [("system", MARK), ("user", "hello"), ("assistant", "hello")]
+    chat = [{"role": role, "content": content} for role, content in turns]
+    try:
+        return MARK in tokenizer.apply_chat_template(chat, tokenize=False)
+    except TemplateError:
+        return False
+
+
+def fetch(model: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """The folder of a model: `model` itself, or the hub's copy of the files that match.
+
+    A hub id is downloaded into the hub's cache on first use (HF_HUB_OFFLINE=1 forbids it).
+    Files in subfolders are left alone: they are other formats. Raises `ConfigurationError`.
+    """
+    from huggingface_hub import snapshot_download
+
+    if Path(model).is_dir():
+        return Path(model)
+    try:
+        folder = snapshot_download(
+            model, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"{model} is neither a folder nor a model that the hub has for us:"
+            f" {type(error).__name__}"
+        ) from error
+    return Path(folder)
