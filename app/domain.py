@@ -275,7 +275,8 @@ class Plan:
     fewest replies that make an answer; `on_partial` says what happens to a slow rest: "wait" for
     it until the deadline, "accept" a quorum of scored replies at once, or "fail" unless everyone
     replies. After `hedge_s` a member that has not replied is asked a second time, and the first
-    reply counts. `length_slope` is the reward per unit of log length that is taken off.
+    reply counts. `length_slope` is the reward per unit of log length that is taken off, if
+    `length_control` is on and the scorer states one.
     """
 
     members: tuple[str, ...]
@@ -293,6 +294,7 @@ class Plan:
     quorum: int = 1
     on_partial: OnPartial = "wait"
     hedge_s: float | None = None
+    length_control: bool = True
     length_slope: float = 0.0
 
 

@@ -547,9 +547,8 @@ def _comparing(plan: Plan, info: ScorerInfo) -> Plan:
     their magnitude; one reward alone knows no weights.
     """
     stretch = plan.weights.magnitude / Weights().magnitude if info.scale == "helpsteer" else 1.0
-    return replace(
-        plan, resolution=info.resolution * stretch, length_slope=info.length_slope * stretch
-    )
+    slope = info.length_slope * stretch if plan.length_control else 0.0
+    return replace(plan, resolution=info.resolution * stretch, length_slope=slope)
 
 
 def _raise_if_unanswered(answer: Answer, run: _Run) -> None:

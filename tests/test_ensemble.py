@@ -499,6 +499,15 @@ async def test_a_silent_member_is_asked_again_and_the_first_reply_counts() -> No
     assert quick.calls == 1
 
 
+@pytest.mark.parametrize(("on", "slope"), [(True, 0.2), (False, 0.0)])
+async def test_length_control_can_be_switched_off(on: bool, slope: float) -> None:
+    info = ScorerInfo("five", "five", "helpsteer", 0.5, length_slope=0.2)
+    ensemble = board(Troubled("a", []), scorer=FiveScorer(info=info))
+    answer = await ensemble.answer(prompt(), Plan(("a",), length_control=on))
+    assert answer.plan.length_slope == slope
+    assert (answer.selection.length_control is None) != on
+
+
 async def test_to_abstain_is_an_answer() -> None:
     ensemble = board(Troubled("a", []), scorer=rewarding(a=1.0))
     answer = await ensemble.answer(prompt(), Plan(("a",), floor=2.0))

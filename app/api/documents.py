@@ -139,6 +139,9 @@ class PlanRequest(_Request):
         description="wait: for all until the deadline; accept: a scored quorum at once; "
         "fail: 502 unless everyone replies.",
     )
+    length_control: bool = Field(
+        default=True, description="Take off what length alone earns, where the scorer knows it."
+    )
     hedge_s: FiniteFloat | None = Field(
         default=None, gt=0, description="Seconds after which a silent member is asked again."
     )

@@ -44,6 +44,9 @@ Vector = NDArray[np.float32]
 
 # By the rule of benchmarks/embedded_scorer.py, on its tune half.
 RESOLUTION = 1.05
+# Reward for each unit of log length among honest replies of the tune half: 0.047 +- 0.045. On the
+# test half 0.007 +- 0.043: this scorer has next to no liking for length.
+LENGTH_SLOPE = 0.05
 # Characters of a text that are read.
 HEAD, TAIL = 3000, 1000
 # Where honest replies stand: not at 4, for nobody has checked them.
@@ -387,6 +390,7 @@ class EmbeddedScorer:
             model="surface-1",
             scale="helpsteer",
             resolution=self.resolution,
+            length_slope=LENGTH_SLOPE,
             note="catches obvious failures only; it cannot rank honest replies",
         )
 
