@@ -1,6 +1,6 @@
 """Throughput of the local scorer: one by one, micro-batched, and the library's own pipeline.
 
-    python benchmarks/micro_batching.py                       # 64 requests, 5 repetitions
+    python benchmarks/micro_batching.py                       # 64 requests, 9 repetitions
     python benchmarks/micro_batching.py --threads 2
 
 A random Llama with a scalar head scores replies of mixed length (log-normal, seeded; a token is a
@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import Progress
 from transformers import pipeline
 from transformers.utils import logging
@@ -81,7 +82,7 @@ class Timings:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--requests", type=int, default=64)
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1, help="torch's")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -142,7 +143,7 @@ async def measure(
             worst = max(abs(a - b) for a, b in zip(found, expected, strict=True))
             assert worst < TOLERANCE, f"{name} is off by {worst:.2g}"
         timings = {name: Timings() for name in ways}
-        with Progress(transient=True) as progress:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
             for _ in progress.track(range(repetitions), description=folder):
                 for name, way in ways.items():
                     wall, cpu = time.perf_counter(), time.process_time()

@@ -78,24 +78,24 @@ class Reader:
         three quarters alone, then the prompt from its left, a begin-of-text token aside.
         """
         with self._lock:  # transformers sets up truncation on the tokenizer shared by all
-            reply, cut = self._shortened(completion.text)
-            ids, segments = self._encoded(prompt, reply)
-        over = max(0, len(ids) - self.max_tokens)
-        if over:
+            ids, segments = self._encoded(prompt, completion.text)
+            total = len(ids)
+            if total > self.max_tokens:
+                ids, segments = self._encoded(prompt, self._shortened(completion.text))
+        if (over := len(ids) - self.max_tokens) > 0:
             start = int(ids[0] in (self.tokenizer.bos_token_id, self.tokenizer.cls_token_id))
             ids = [*ids[:start], *ids[start + over :]]
             segments = segments and [*segments[:start], *segments[start + over :]]
-        left_out = cut + over
-        return Reading(tuple(ids), tuple(segments), left_out, len(ids) + left_out)
+        return Reading(tuple(ids), tuple(segments), total - len(ids), total)
 
-    def _shortened(self, text: str) -> tuple[str, int]:
-        """The reply within its share, and the number of tokens cut from its tail."""
+    def _shortened(self, text: str) -> str:
+        """The reply within its share."""
         limit = int(self.max_tokens * REPLY_SHARE)
         encoded = self.tokenizer(
             text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
         )
         ends = [end for _, end in encoded["offset_mapping"]]
-        return (text, 0) if len(ends) <= limit else (text[: ends[limit - 1]], len(ends) - limit)
+        return text if len(ends) <= limit else text[: ends[limit - 1]]
 
     def _encoded(self, prompt: Prompt, reply: str) -> tuple[list[int], list[int]]:
         # A special token spelt out in a text stays text: only the format writes real ones.

@@ -34,7 +34,7 @@ from app.domain import (
 from app.errors import ConfigurationError, UpstreamError
 from app.scorers import Scorer
 from app.scorers.heads import head_of
-from app.scorers.local import FULLNESS, LocalScorer, open_local_scorer
+from app.scorers.local import FULLNESS, LastTokenHead, LocalScorer, open_local_scorer
 from app.wiring import open_services
 from tests.conftest import settings
 from tests.samples import prompt
@@ -489,6 +489,31 @@ def test_the_base_install_starts_without_torch() -> None:
         "import app.cli, app.api, app.scorers.local, app.scorers.remote"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+async def test_the_device_is_the_first_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_decoder(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    expected = pytest.approx(tuple(llama(folder, TOKENS)), abs=1e-4)
+    assert await outcome(folder, device=None) == expected
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    if not torch.cuda.device_count():
+        assert "does not load" in await refused(folder, device=None)
+
+
+async def test_running_out_of_memory_is_an_overload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(LastTokenHead, "__call__", full)
+    with pytest.raises(UpstreamError, match="batch_tokens") as caught:
+        await outcome(save_decoder(tmp_path))
+    assert (caught.value.kind, caught.value.retryable) == ("overloaded", True)
 
 
 async def test_it_is_a_scorer_that_says_what_it_is(tmp_path: Path) -> None:
