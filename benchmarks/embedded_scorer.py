@@ -46,6 +46,7 @@ from rich.progress import track
 
 from app.domain import Completion, Message, Prompt, Weights
 from app.scorers.embedded import RESOLUTION, attributes
+from app.scorers.evaluation import Share, spearman
 
 WEIGHTS = Weights()
 LEFT_OUT = "left out"
@@ -341,54 +342,14 @@ def trials(pairs: Sequence[Pair], seed: int, draws: dict[str, int]) -> Iterator[
 # --- figures -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Share:
-    """`hits` of `count`, with its 95 % Wilson interval."""
-
-    hits: int
-    count: int
-
-    @property
-    def value(self) -> float:
-        return self.hits / self.count if self.count else math.nan
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        n, p, z = self.count, self.value, 1.96
-        if not n:
-            return math.nan, math.nan
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-        return centre - half, centre + half
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.value:.1%} [{low:.1%}, {high:.1%}]"
-
-    def as_json(self) -> dict[str, float]:
-        low, high = self.interval
-        return {"share": self.value, "low": low, "high": high, "count": self.count}
+def as_json(share: Share) -> dict[str, float]:
+    low, high = share.interval
+    return {"share": share.value, "low": low, "high": high, "count": share.n}
 
 
 def share(hits: Iterable[bool]) -> Share:
     seen = list(hits)
     return Share(sum(seen), len(seen))
-
-
-def ranks(values: Sequence[float]) -> list[float]:
-    """Average ranks, as Spearman wants them for ties."""
-    places: dict[float, list[int]] = defaultdict(list)
-    for place, value in enumerate(sorted(values)):
-        places[value].append(place)
-    return [sum(places[value]) / len(places[value]) for value in values]
-
-
-def spearman(left: Sequence[float], right: Sequence[float]) -> float:
-    a, b = ranks(left), ranks(right)
-    mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
-    covariance = sum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True))
-    spread = math.sqrt(sum((x - mean_a) ** 2 for x in a) * sum((y - mean_b) ** 2 for y in b))
-    return covariance / spread if spread else 0.0
 
 
 def quantile(values: Sequence[float], level: float) -> float:
@@ -505,7 +466,7 @@ class Report:
         def plain(value: Any) -> Any:
             match value:
                 case Share():
-                    return value.as_json()
+                    return as_json(value)
                 case dict():
                     return {key: plain(inner) for key, inner in value.items()}
                 case list() | tuple():
@@ -522,7 +483,7 @@ class Report:
 
         def cells(row: dict[str, Any], name: str) -> list[str]:
             apart, beyond = row["told apart"], row["beyond resolution"]
-            return [name, row["group"], str(apart.count), str(apart), str(beyond)]
+            return [name, row["group"], str(apart.n), str(apart), str(beyond)]
 
         order = [
             [
@@ -537,7 +498,7 @@ class Report:
             [name, str(count), f"{value:.1%} ± {half:.1%}"]
             for name, (value, half, count) in self.human.items()
         ]
-        ordered = [[name, str(hits.count), str(hits)] for name, hits in self.board_order.items()]
+        ordered = [[name, str(hits.n), str(hits)] for name, hits in self.board_order.items()]
         return "\n".join(
             [
                 "## Better replies, one a prompt, both halves: kept as honest, or why not\n",

@@ -14,7 +14,6 @@ import argparse
 import gzip
 import hashlib
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from rich.progress import track
 from app.domain import Candidate, Completion, Message, Plan, Prompt, ScoredCandidate, Weights
 from app.extraction import extract
 from app.scorers.embedded import RESOLUTION, attributes
+from app.scorers.evaluation import Share
 from app.selection import Strategy, best_of_n, majority_vote, weighted_vote
 
 STRATEGIES: Mapping[str, Strategy] = {
@@ -58,14 +58,14 @@ def main() -> None:
     problems = [problem(row) for row in track(test, "scoring")]
     plan = Plan(tuple(board), resolution=RESOLUTION)
     print(f"{len(problems)} problems; board order: {', '.join(board)}\n")
-    print("| who or what chooses | right | 95 % interval | share of the oracle gap closed |")
-    print("|---|---|---|---|")
+    print("| who or what chooses | right [95 %] | share of the oracle gap closed |")
+    print("|---|---|---|")
     singles = {m: [p.right[m] for p in problems] for m in board}
     mean = statistics.mean(statistics.mean(hits) for hits in singles.values())
     oracle = [any(p.right.values()) for p in problems]
     for name, hits in singles.items():
         line(name, hits, mean, oracle)
-    print(f"| mean of the four | {mean:.1%} | | 0 % |")
+    print(f"| mean of the four | {mean:.1%} | 0 % |")
     for name, strategy in STRATEGIES.items():
         line(f"`{name}`", [hit(p, strategy, plan) for p in problems], mean, oracle)
     line("oracle", oracle, mean, oracle)
@@ -94,18 +94,9 @@ def hit(problem: Problem, strategy: Strategy, plan: Plan) -> bool:
 
 
 def line(name: str, hits: Sequence[bool], mean: float, oracle: Sequence[bool]) -> None:
-    share, best = statistics.mean(hits), statistics.mean(oracle)
-    low, high = wilson(sum(hits), len(hits))
-    closed = (share - mean) / (best - mean)
-    print(f"| {name} | {share:.1%} | {low:.1%} - {high:.1%} | {closed:.0%} |")
-
-
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % score interval of a proportion (Wilson 1927)."""
-    p = hits / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return centre - reach, centre + reach
+    share, best = Share(sum(hits), len(hits)), statistics.mean(oracle)
+    closed = (share.value - mean) / (best - mean)
+    print(f"| {name} | {share} | {closed:.0%} |")
 
 
 if __name__ == "__main__":

@@ -74,6 +74,10 @@ class Share:
         reach = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
         return centre - reach, centre + reach
 
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.1%} [{low:.1%}, {high:.1%}]"
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -177,17 +181,16 @@ def evaluate(source: str, scored: Sequence[ScoredPair]) -> Evaluation:
 def markdown(rows: Sequence[Evaluation]) -> str:
     """The measures as a table, a row for each source."""
     head = (
-        "| set | pairs | right | 95 % interval | length-balanced | reward ~ length "
-        "| resolution | calibration error | unscored |\n|---|---|---|---|---|---|---|---|---|"
+        "| set | pairs | right [95 %] | length-balanced | reward ~ length "
+        "| resolution | calibration error | unscored |\n|---|---|---|---|---|---|---|---|"
     )
     return "\n".join([head, *map(_row, rows)])
 
 
 def _row(row: Evaluation) -> str:
-    low, high = row.accuracy.interval
     resolution = "none" if row.resolution is None else f"{row.resolution:.2f}"
     return (
-        f"| {row.source} | {row.accuracy.n} | {row.accuracy.value:.1%} | {low:.1%} - {high:.1%} "
+        f"| {row.source} | {row.accuracy.n} | {row.accuracy} "
         f"| {row.length_balanced:.1%} | {row.length_correlation:+.2f} | {resolution} "
         f"| {row.calibration_error:.3f} | {row.unscored} |"
     )
