@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
-import httpx2
 import stamina
 import typer
 from pydantic import ValidationError
@@ -73,6 +72,25 @@ def main() -> None:
     """Entry point: errors that the user can mend are said in a line, with exit code 2."""
     with _said_plainly():
         app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(metadata.version("starboard"))
+        raise typer.Exit
+
+
+@app.callback()
+def starboard(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """One prompt, a board of models, the best original reply with its evidence."""
 
 
 @app.command()
@@ -247,16 +265,6 @@ async def _evaluate(
         return f"{info.name} ({info.model})", scored
 
 
-@app.command(hidden=True)
-def healthy() -> None:
-    """Exit with 0 if the service on this machine's port is alive: the container's health check."""
-    url = f"http://127.0.0.1:{_settings().port}/healthz"
-    with contextlib.suppress(httpx2.HTTPError):
-        if httpx2.get(url, timeout=2, trust_env=False).is_success:
-            return
-    raise typer.Exit(1)
-
-
 async def _ask(request: AnswerRequest, *, quiet: bool) -> AnswerDocument:
     settings = _settings()
     _log_at("error")  # what goes wrong with a member is in the table
@@ -315,7 +323,15 @@ class Progress:
 def _show(document: AnswerDocument) -> None:
     # Model text is data: it goes in as Text, where markup has no meaning.
     out.print(Panel(Text(document.answer or ""), title=escape(f"{document.member}")))
-    table = Table("rank", "member", "reward", "help", "corr", "coh", "cplx", "verb", "s", "said")
+    table = Table(box=None)
+    widest = max(len(candidate.member) for candidate in document.candidates)
+    table.add_column("rank", min_width=4)
+    table.add_column("member", min_width=min(widest, 16), overflow="ellipsis", no_wrap=True)
+    for heading in ("reward", "help", "corr", "coh", "cplx", "verb", "s"):
+        table.add_column(heading, min_width=max(4, len(heading)), justify="right")
+    # What a reply says gives way to what it scored: 54 columns and the member's name.
+    room = max(8, out.width - 54 - min(widest, 16))
+    table.add_column("said", max_width=room, overflow="ellipsis", no_wrap=True)
     ranked = sorted(document.candidates, key=lambda c: (c.rank is None, c.rank))
     for candidate in ranked:
         table.add_row(*_cells(candidate))
@@ -374,7 +390,8 @@ def _said_plainly() -> Iterator[None]:
     except ValidationError as error:
         for e in error.errors():
             where = ".".join(str(part) for part in e["loc"])
-            err.print(Text(f"{where + ': ' if where else ''}{e['msg']}", "red"))
+            said = e["msg"].removeprefix("Value error, ")
+            err.print(Text(f"{where + ': ' if where else ''}{said}", "red"))
     except NoCandidateError as error:
         err.print(Text(f"{error.title}.", "red"))
         for failure in error.failures.values():

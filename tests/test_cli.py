@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,10 @@ def test_models_shows_who_sits_and_who_does_not() -> None:
     seats = {seat["name"]: seat for seat in json.loads(run("models", "--json"))["members"]}
     assert seats["a"]["seated"]
     assert not seats["claude"]["seated"]
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").strip() == metadata.version("starboard")
 
 
 def test_help_helps() -> None:

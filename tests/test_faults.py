@@ -33,9 +33,9 @@ from tests.serving import serve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TIMEOUT_S, DEADLINE_S = 0.8, 1.2
+TIMEOUT_S, DEADLINE_S = 1.2, 1.8
 # What the event loop may take on top, on a busy machine.
-SLACK_S = 2.0
+SLACK_S = 1.2
 
 FAKES: Mapping[str, type[FakeServer]] = {
     "claude": AnthropicFake,
@@ -224,7 +224,7 @@ async def test_with_real_waits_nothing_goes_past_the_deadline(
     with stamina.set_testing(False):
         response, took = await service.answer()
     document = response.json()
-    assert took < DEADLINE_S + SLACK_S / 4
+    assert took < DEADLINE_S + SLACK_S / 2
     # The failure is the upstream's own, not a timeout of ours.
     assert _candidate(document, member)["failure"]["kind"] in ("overloaded", "rate_limited")
 

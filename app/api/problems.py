@@ -95,7 +95,10 @@ async def _request_error(_: Request, error: Exception) -> JSONResponse:
 
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [FieldProblem(field=_field(e["loc"]), message=e["msg"]) for e in error.errors()]
+    errors = [
+        FieldProblem(field=_field(e["loc"]), message=e["msg"].removeprefix("Value error, "))
+        for e in error.errors()
+    ]
     detail = "; ".join(f"{e.field}: {e.message}" for e in errors)
     return problem_response(
         Problem(

@@ -24,8 +24,8 @@ UPSTREAM_CANARY: Final = "upstream-canary-5f1c0e"
 HUGE_BYTES: Final = 64 * 2**20
 """Length of the `flood` body: eight times what an adapter reads at the most."""
 
-BOMB_BYTES: Final = 16 * 2**20
-"""Length of the `bomb` body once unpacked: twice that, and quickly packed."""
+BOMB_BYTES: Final = 10 * 2**20
+"""Length of the `bomb` body once unpacked: more than that, and quickly packed."""
 
 HANG_S: Final = 30.0
 DRIP_S: Final = 0.1

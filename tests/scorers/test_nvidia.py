@@ -93,7 +93,9 @@ async def test_calls_queue_for_their_turn() -> None:
     assert at[1] < 0.1
     assert at[2] >= 0.2
     assert at[4] >= 0.4
-    assert all(later - earlier >= 0.199 for earlier, later in zip(at, at[2:], strict=False))
+    # The turns given out; when a busy machine wakes their callers is another matter.
+    turns = list(limit._starts)
+    assert all(later - earlier >= 0.2 for earlier, later in zip(turns, turns[2:], strict=False))
 
 
 async def test_a_queue_that_is_too_long_is_not_joined() -> None:
