@@ -147,6 +147,9 @@ class Engine:
             self._server = xllamacpp.Server(params)
         except RuntimeError as error:
             raise ConfigurationError(f"{path} cannot be loaded: {error}") from error
+        # One token, so that the engine's own thread is surely at work: an engine that is closed
+        # before its thread has begun waits for it for ever.
+        self._server.handle_completions({"prompt": "a", "n_predict": 1})
         self._pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="embedded")
 
     async def generate(

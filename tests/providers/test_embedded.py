@@ -129,6 +129,12 @@ async def test_a_base_model_is_shown_questions_and_answers(
     assert "Question:" not in done.text
 
 
+def test_an_engine_can_be_closed_as_soon_as_it_is_open(tmp_path: Path) -> None:
+    """It used to wait for ever for a thread of its own that had not begun."""
+    for _ in range(3):
+        Engine(model_path(MODEL, tmp_path), threads=1, slots=1, context_tokens=256).close()
+
+
 class TestModelPath:
     @pytest.fixture
     def package(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
