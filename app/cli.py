@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 from rich.spinner import Spinner
 from rich.table import Table
@@ -38,17 +46,19 @@ from app.api.documents import (
     seat_document,
 )
 from app.domain import Completed, Event, Failed, Failure, Scored, Started
-from app.errors import ConfigurationError, NoCandidateError, RequestError
+from app.errors import ConfigurationError, DataError, NoCandidateError, RequestError
 from app.scorers.evaluation import (
     Pair,
-    PairsError,
     ScoredPair,
     evaluate,
     markdown,
     read_pairs,
     score_pairs,
 )
+from app.scorers.examples import read_examples
 from app.scorers.picture import draw
+from app.scorers.report import measure
+from app.scorers.training import Recipe, parted, train
 from app.settings import JudgeScorerSpec, ScorerSpec, Settings
 from app.wiring import open_services
 
@@ -58,8 +68,21 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-scorers = typer.Typer(help="Measure scorers.", no_args_is_help=True)
+scorers = typer.Typer(help="Measure scorers, and train one of your own.", no_args_is_help=True)
 app.add_typer(scorers, name="scorer")
+
+
+class Tune(StrEnum):
+    lora = "lora"
+    head = "head"
+
+
+class PrecisionName(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 out = Console()
 err = Console(stderr=True)
 
@@ -239,6 +262,102 @@ def evaluate_scorer(
         draw(margins, title, report / "evaluation.svg")
 
 
+@scorers.command("train")
+def train_scorer(
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            help="JSON lines, .gz too: prompt, response and five labels 0-4 (as HelpSteer2);"
+            " or prompt, better, worse."
+        ),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the run; the head will be in OUT/head.")],
+    base: Annotated[
+        str,
+        typer.Option(
+            help="What to start from: a folder, a hub id, or the embedded smollm2-135m-instruct."
+        ),
+    ] = "smollm2-135m-instruct",
+    tune: Annotated[
+        Tune, typer.Option(help="lora: adapt the base too; head: leave the base as it is.")
+    ] = Tune.lora,
+    held_out: Annotated[
+        list[str] | None,
+        typer.Option(help="A set to measure on and not to train on; may be repeated."),
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the data.", min=0)] = 1.0,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.", min=0)] = 2e-4,
+    batch: Annotated[int, typer.Option(help="Examples to a step.", min=1)] = 16,
+    micro_batch: Annotated[int, typer.Option(help="Examples in memory at once.", min=1)] = 4,
+    max_tokens: Annotated[
+        int, typer.Option(help="Longest prompt with reply, in tokens.", min=32)
+    ] = 1024,
+    rank: Annotated[int, typer.Option(help="Rank of the LoRA matrices.", min=1)] = 16,
+    spoiled: Annotated[
+        float,
+        typer.Option(help="Share of examples that get a worthless reply as well.", min=0, max=1),
+    ] = 0.5,
+    validation: Annotated[
+        float, typer.Option(help="Share of prompts kept for measuring.", min=0, max=0.9)
+    ] = 0.1,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="auto: bfloat16 where the device has it in hardware.")
+    ] = PrecisionName.auto,
+    seed: Annotated[int, typer.Option(help="Seed of order and spoiled replies.")] = 7,
+) -> None:
+    """Train a reward head and measure it; the same command goes on where it was interrupted.
+
+    Labelled replies make a head of five attributes, pairs a head of one reward. OUT gets the
+    head, `report.md` with reliability plots, and `training.json`. Serve it with
+    `[scorer] kind = "local"`, `model = "OUT/head"`.
+    """
+    recipe = Recipe(
+        base=base,
+        tune=tune.value,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch=batch,
+        micro_batch=micro_batch,
+        max_tokens=max_tokens,
+        rank=rank,
+        spoiled=spoiled,
+        validation=validation,
+        held_out=tuple(held_out or ()),
+        precision=precision.value,
+        seed=seed,
+    )
+    parts = parted(read_examples(data), recipe)
+    err.print(
+        f"{len(parts.training):,} examples to train on, {len(parts.validation):,} to validate,"
+        f" {len(parts.held_out):,} held out ({parts.leaking:,} left out: prompts of held-out sets)"
+    )
+    with _bar() as progress:
+        task = progress.add_task("training", total=None)
+        head = train(
+            parts, recipe, out, lambda done, all_: progress.update(task, completed=done, total=all_)
+        )
+        progress.update(task, visible=False)
+        count = len(parts.validation) + len(parts.held_out)
+        task = progress.add_task("measuring", total=count)
+        report = asyncio.run(measure(head, parts, recipe, out, lambda: progress.advance(task)))
+    typer.echo(report.text)
+    err.print(Text(f"The head is in {head}; {out / 'report.md'} has the pictures.", "green"))
+
+
+def _bar() -> RichProgress:
+    return RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+
+
 def _by_source(pairs: list[Pair]) -> dict[str, list[Pair]]:
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
@@ -398,7 +517,7 @@ def _said_plainly() -> Iterator[None]:
             err.print(Text(f"  {failure.message}", "red"))
     except RequestError as error:
         err.print(Text(f"{error.title}: {error.detail}", "red"))
-    except (ConfigurationError, PairsError, SettingsError) as error:
+    except (ConfigurationError, DataError, SettingsError) as error:
         err.print(Text(str(error), "red"))
     else:
         return

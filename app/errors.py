@@ -2,6 +2,7 @@
 
     StarboardError
     ├── ConfigurationError      start-up cannot go on; the message says what to set
+    ├── DataError               a file of rows cannot be used; the message says which line
     ├── UpstreamError           a member or scorer failed; recorded as a Failure
     └── RequestError            the run cannot give what was asked; carries its HTTP status
         ├── InvalidRequestError     422  names the field
@@ -34,6 +35,10 @@ class StarboardError(Exception):
 
 class ConfigurationError(StarboardError):
     """The settings cannot be served; the message says what to change."""
+
+
+class DataError(StarboardError):
+    """A file of rows cannot be used; the message says which line and what is wrong with it."""
 
 
 class UpstreamError(StarboardError):

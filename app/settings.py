@@ -211,7 +211,7 @@ class LocalScorerSpec(_ScorerSpec):
     max_tokens: int | None = Field(default=None, ge=32)
     batch_tokens: int = Field(default=8192, ge=1)
     queue_limit: int = Field(default=256, ge=1)
-    resolution: float = Field(default=0.1, ge=0)
+    resolution: float | None = Field(default=None, ge=0)
     trust_remote_code: str | None = None
 
     @model_validator(mode="after")

@@ -41,7 +41,8 @@ from app.settings import (
 from app.store import AnswerStore
 
 if TYPE_CHECKING:
-    from app.providers.embedded import Engine, ModelName
+    from app.providers.embedded import Engine
+    from app.providers.model_files import ModelName
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Engines:
 
     def _load(self, model: ModelName) -> Engine:
         try:
-            from app.providers.embedded import Engine, default_threads, model_path
+            from app.providers.embedded import Engine, default_threads
+            from app.providers.model_files import model_path
         except ImportError as error:
             hint = "on Debian and Ubuntu: apt-get install libgomp1"
             raise ConfigurationError(

@@ -7,9 +7,7 @@ positive. `resolution` is the margin at which the scorer is right three times ou
 from __future__ import annotations
 
 import asyncio
-import gzip
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,16 +15,13 @@ from pathlib import Path
 from statistics import fmean
 
 from app.domain import Attributes, Completion, Message, Prompt, ScalarReward, Score, Weights
-from app.errors import StarboardError, UpstreamError
+from app.errors import DataError, UpstreamError
+from app.jsonl import Row, read_rows
 from app.scorers import Scorer
 
 RIGHT_OFTEN = 0.75
 BINS = 10
 WEIGHTS = Weights()
-
-
-class PairsError(StarboardError):
-    """The file of pairs cannot be read; the message says which line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +106,17 @@ class Bin:
 def read_pairs(path: Path) -> list[Pair]:
     """JSON lines with prompt, better, worse and optionally set; gzipped if so named.
 
-    Raises `PairsError` with the number of the line that is wrong.
+    Raises `DataError` with the number of the line that is wrong.
     """
-    pairs = []
-    open_text = gzip.open if path.suffix == ".gz" else open
-    try:
-        with open_text(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    pairs.append(_pair(line, f"{path}, line {number}"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PairsError(f"{path} cannot be read: {error}") from error
-    if not pairs:
-        raise PairsError(f"{path} holds no pairs")
-    return pairs
+    return [as_pair(where, row) for where, row in read_rows(path)]
+
+
+def as_pair(where: str, row: Row) -> Pair:
+    """The pair in a row; raises `DataError` that names the place."""
+    match row:
+        case {"prompt": str(prompt), "better": str(better), "worse": str(worse)} if prompt.strip():
+            return Pair(str(row.get("set", "pairs")), prompt, better, worse)
+    raise DataError(f"{where}: needs prompt, better and worse, all of them text")
 
 
 async def score_pairs(
@@ -247,17 +239,6 @@ def spearman(left: Sequence[float], right: Sequence[float]) -> float:
     mean_one, mean_other = fmean(one), fmean(other)
     both = zip(one, other, strict=True)
     return fmean((a - mean_one) * (b - mean_other) for a, b in both) / spread
-
-
-def _pair(line: str, where: str) -> Pair:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise PairsError(f"{where}: {error}") from error
-    match row:
-        case {"prompt": str(prompt), "better": str(better), "worse": str(worse)} if prompt.strip():
-            return Pair(str(row.get("set", "pairs")), prompt, better, worse)
-    raise PairsError(f"{where}: needs prompt, better and worse, all of them text")
 
 
 def _reward(score: Score) -> float | None:

@@ -23,13 +23,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.checkpoints import WEIGHTS_FILES, fetch, require
 from app.domain import Completion, Prompt, Score, ScorerInfo
 from app.errors import ConfigurationError, UpstreamError, boundary
 from app.scorers.batching import MicroBatcher
 from app.scorers.heads import ARMORM, Head, head_of
-from app.scorers.reading import TOKENIZER_FILES, Reader, Reading, fetch, open_reader, require
+from app.scorers.reading import Reader, Reading, open_reader
 
 NAME = "local"
+RESOLUTION = 0.1
+RESOLUTION_KEY = "starboard_resolution"
 BATCH_TOKENS = 8192
 QUEUE_LIMIT = 256
 # Least share of real tokens in a batch. Padding costs a CPU as much as text does; an accelerator
@@ -73,7 +76,7 @@ class LocalScorer:
 async def open_local_scorer(
     model: str,
     *,
-    resolution: float,
+    resolution: float | None = None,
     device: str | None = None,
     dtype: str | None = None,
     max_tokens: int | None = None,
@@ -85,16 +88,17 @@ async def open_local_scorer(
     """Load a reward model and close it at the end.
 
     `model` is a folder or a hub id; the latter is downloaded on first use. `device` None: cuda,
-    mps or cpu, the first there is; `dtype` None: bfloat16, or float32 on a CPU. Raises
-    `ConfigurationError` that says what to change.
+    mps or cpu, the first there is; `dtype` None: bfloat16, or float32 on a CPU. `resolution` None:
+    the one that was measured when the head was trained here, or 0.1. Raises `ConfigurationError`
+    that says what to change.
     """
 
-    def load() -> tuple[Head, Reader, Runner]:
-        require(NAME, "torch", "transformers")
+    def load() -> tuple[float, Head, Reader, Runner]:
+        require(f"the scorer {NAME}", "torch", "transformers")
         code = ["*.py"] if trust_remote_code else []
-        folder = fetch(model, revision, [*TOKENIZER_FILES, "*.safetensors", *code])
-        head = _head(folder)
-        place = device or _device()
+        folder = fetch(model, revision, [*WEIGHTS_FILES, *code])
+        head, measured = _head(folder)
+        place = device or best_device()
         network = _network(folder, head, place, dtype, trust_remote_code)
         reader = open_reader(
             folder,
@@ -102,9 +106,9 @@ async def open_local_scorer(
             pairs=not isinstance(network, LastTokenHead),
             trust=trust_remote_code,
         )
-        return head, reader, Runner(network, place, reader.tokenizer.pad_token_id or 0)
+        return measured, head, reader, Runner(network, place, reader.tokenizer.pad_token_id or 0)
 
-    head, reader, run = await asyncio.to_thread(load)
+    measured, head, reader, run = await asyncio.to_thread(load)
     batcher = MicroBatcher(
         NAME,
         run,
@@ -113,17 +117,21 @@ async def open_local_scorer(
         queue_limit=queue_limit,
     )
     try:
-        yield LocalScorer(model, resolution, head, reader, batcher)
+        yield LocalScorer(
+            model, measured if resolution is None else resolution, head, reader, batcher
+        )
     finally:
         await batcher.close()
 
 
-def _head(folder: Path) -> Head:
+def _head(folder: Path) -> tuple[Head, float]:
+    """The head, and the resolution that stands in the model's config."""
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigurationError(f"{folder} is not a model: there is no config.json")
     try:
-        head = head_of(json.loads(path.read_text(encoding="utf-8")))
+        config = json.loads(path.read_text(encoding="utf-8"))
+        head = head_of(config)
     except ValueError as error:
         raise ConfigurationError(f"{folder}: {error}") from error
     if head is None:
@@ -131,10 +139,11 @@ def _head(folder: Path) -> Head:
             f"{folder} is no reward model of a known kind: id2label in config.json must name"
             " the five attributes or one output"
         )
-    return head
+    return head, float(config.get(RESOLUTION_KEY, RESOLUTION))
 
 
-def _device() -> str:
+def best_device() -> str:
+    """cuda, mps or cpu, the first there is."""
     import torch
 
     if torch.cuda.is_available():
@@ -185,24 +194,33 @@ class Runner:
     def __call__(self, batch: Sequence[Reading]) -> list[Outputs]:
         import torch
 
-        longest = max(len(reading.ids) for reading in batch)
-
-        def padded(rows: list[Sequence[int]], fill: int) -> Any:
-            filled = [[*row, *[fill] * (longest - len(row))] for row in rows]
-            return torch.tensor(filled, device=self.device)
-
         inputs = {
-            "input_ids": padded([reading.ids for reading in batch], self.pad_id),
-            "attention_mask": padded([[1] * len(reading.ids) for reading in batch], 0),
+            name: tensor.to(self.device) for name, tensor in collated(batch, self.pad_id).items()
         }
-        if batch[0].segments:
-            inputs["token_type_ids"] = padded([reading.segments for reading in batch], 0)
         try:
             with torch.inference_mode():
                 return [tuple(row) for row in self.network(**inputs).tolist()]
         except torch.OutOfMemoryError as error:
             message = f"{NAME}: out of memory; a lower batch_tokens or max_tokens helps"
             raise UpstreamError("overloaded", message) from error
+
+
+def collated(batch: Sequence[Reading], pad_id: int) -> dict[str, Any]:
+    """Readings as tensors (readings, longest), padded on the right."""
+    import torch
+
+    longest = max(len(reading.ids) for reading in batch)
+
+    def padded(rows: list[Sequence[int]], fill: int) -> Any:
+        return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
+
+    inputs = {
+        "input_ids": padded([reading.ids for reading in batch], pad_id),
+        "attention_mask": padded([[1] * len(reading.ids) for reading in batch], 0),
+    }
+    if batch[0].segments:
+        inputs["token_type_ids"] = padded([reading.segments for reading in batch], 0)
+    return inputs
 
 
 def _network(

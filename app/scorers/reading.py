@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +20,7 @@ from app.errors import ConfigurationError
 MAX_TOKENS = 16_384
 # Share of the limit that a reply may take; the rest is the prompt's.
 REPLY_SHARE = 0.75
-TOKENIZER_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 MARK = "7f3a9c"
-
-
-def require(scorer: str, *packages: str) -> None:
-    """Raise `ConfigurationError` that names the extra, if a package of it is not installed."""
-    for package in packages:
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise ConfigurationError(
-                f"the scorer {scorer} needs {package}: pip install 'starboard[local]'"
-            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,25 +153,3 @@ def _takes_system(tokenizer: Any) -> bool:
         return MARK in tokenizer.apply_chat_template(chat, tokenize=False)
     except TemplateError:
         return False
-
-
-def fetch(model: str, revision: str | None, patterns: Sequence[str]) -> Path:
-    """The folder of a model: `model` itself, or the hub's copy of the files that match.
-
-    A hub id is downloaded into the hub's cache on first use (HF_HUB_OFFLINE=1 forbids it).
-    Files in subfolders are left alone: they are other formats. Raises `ConfigurationError`.
-    """
-    from huggingface_hub import snapshot_download
-
-    if Path(model).is_dir():
-        return Path(model)
-    try:
-        folder = snapshot_download(
-            model, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"]
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(
-            f"{model} is neither a folder nor a model that the hub has for us:"
-            f" {type(error).__name__}"
-        ) from error
-    return Path(folder)

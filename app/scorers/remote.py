@@ -26,20 +26,12 @@ from typing import Literal
 
 import httpx2
 
+from app.checkpoints import TOKENIZER_FILES, fetch, require
 from app.domain import ATTRIBUTES, Completion, Prompt, Score, ScorerInfo
 from app.errors import ConfigurationError, UpstreamError, boundary
 from app.providers.http import bearer_headers, get_json, post_json, response_error
 from app.scorers.heads import ARMORM, SCALAR, Head, attribute_head
-from app.scorers.reading import (
-    TOKENIZER_FILES,
-    Reader,
-    Reading,
-    fetch,
-    messages,
-    open_reader,
-    plain,
-    require,
-)
+from app.scorers.reading import Reader, Reading, messages, open_reader, plain
 
 NAME = "remote"
 Server = Literal["vllm", "tei", "sglang"]
@@ -256,7 +248,7 @@ async def open_remote_scorer(
 
 
 def _reader(source: str, max_tokens: int | None) -> Reader:
-    require(NAME, "transformers")
+    require(f"the scorer {NAME}", "transformers")
     folder = fetch(source, None, TOKENIZER_FILES)
     return open_reader(folder, max_tokens=max_tokens, pairs=False, trust=False)
 

@@ -14,17 +14,16 @@ import pytest
 
 from app.domain import Prompt
 from app.errors import ConfigurationError, UpstreamError
-from app.providers import embedded
+from app.providers import embedded, model_files
 from app.providers.embedded import (
     EmbeddedProvider,
     Engine,
-    ModelFile,
     default_threads,
-    model_path,
 )
+from app.providers.model_files import ModelFile, ModelName, model_path
 from tests.samples import prompt
 
-MODEL: embedded.ModelName = "smollm2-135m-instruct"
+MODEL: ModelName = "smollm2-135m-instruct"
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +121,7 @@ async def test_a_base_model_is_shown_questions_and_answers(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On SmolLM2's file, run without its chat template as a base model is."""
-    base = ModelFile(embedded.MODEL_FILES[MODEL].parts, install="", sha256="", chat=False)
+    base = ModelFile(model_files.MODEL_FILES[MODEL].parts, install="", sha256="", chat=False)
     monkeypatch.setattr(embedded, "MODEL_FILES", {MODEL: base})
     done = await seat(engine).complete(short("What colour is grass?", 16))
     assert done.text
@@ -153,7 +152,7 @@ class TestModelPath:
             install="pip install partly",
             sha256=hashlib.sha256(content).hexdigest(),
         )
-        monkeypatch.setattr(embedded, "MODEL_FILES", {"gemma-3-270m": file})
+        monkeypatch.setattr(model_files, "MODEL_FILES", {"gemma-3-270m": file})
 
     def test_parts_are_joined_once(self, package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.use(monkeypatch, b"firstsecond", "partly0", "partly1")
