@@ -342,7 +342,8 @@ def train_scorer(
         task = progress.add_task("measuring", total=count)
         report = asyncio.run(measure(head, parts, recipe, out, lambda: progress.advance(task)))
     typer.echo(report.text)
-    err.print(Text(f"The head is in {head}; {out / 'report.md'} has the pictures.", "green"))
+    err.print(Text(f"The report with its pictures is {out / 'report.md'}. Serve the head with"))
+    err.print(Text(f'[scorer]\nkind = "local"\nmodel = "{head}"', "green"))
 
 
 def _bar() -> RichProgress:

@@ -16,14 +16,14 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from app.checkpoints import base_checkpoint, require
+from app.checkpoints import base_checkpoint, quiet, require
 from app.domain import ATTRIBUTES, Completion
 from app.errors import ConfigurationError
 from app.scorers.examples import Example, prompt_key, split, with_spoiled
@@ -109,7 +109,9 @@ def train(parts: Parts, recipe: Recipe, out: Path, tell: Tell) -> Path:
     _begin(out, manifest)
     if head.is_dir():
         return head
-    with _quiet(transformers):
+    with quiet(), warnings.catch_warnings():
+        # Its trainer (5.23) asks models for a property that it calls deprecated itself.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         transformers.set_seed(recipe.seed)
         folder = base_checkpoint(recipe.base)
         network, reader = _open(folder, parts.training, recipe)
@@ -254,7 +256,7 @@ def _with_adapter(network: Any, recipe: Recipe) -> Any:
 def _trainer(
     network: Any, items: Sequence[Any], pad: int, recipe: Recipe, *, checkpoints: Path, tell: Tell
 ) -> Any:
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     decoder = hasattr(network.base_model, "score") or hasattr(network, "score")
 
@@ -297,9 +299,11 @@ def _trainer(
         logging_strategy="no",
         dataloader_pin_memory=best_device() == "cuda",
     )
-    return HeadTrainer(
+    trainer = HeadTrainer(
         network, arguments, train_dataset=items, data_collator=collate, callbacks=[Told()]
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def regression(outputs: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -336,17 +340,3 @@ def _last(checkpoints: Path) -> str | None:
     from transformers.trainer_utils import get_last_checkpoint
 
     return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' own bars and reports: a head that is new is meant to be new."""
-    logging = transformers.utils.logging
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
