@@ -17,8 +17,18 @@ from app.domain import ATTRIBUTES, Attributes, Completion, Message, Prompt, Scal
 from app.errors import ConfigurationError
 from app.scorers.examples import Example
 from app.scorers.local import open_local_scorer
+from app.scorers.reading import Reading
 from app.scorers.report import measure
-from app.scorers.training import MIDDLE, Parts, Recipe, bradley_terry, parted, regression, train
+from app.scorers.training import (
+    MIDDLE,
+    Item,
+    Parts,
+    Recipe,
+    bradley_terry,
+    parted,
+    regression,
+    train,
+)
 from tests.scorers.tiny import save_decoder, save_encoder
 
 
@@ -198,16 +208,16 @@ def test_held_out_sets_take_their_prompts_with_them() -> None:
 
 def test_losses_against_numbers_worked_out_by_hand() -> None:
     outputs = torch.tensor([[1.0] * 5, [-2.0] * 5])
-    rows = [{"labels": ((3.0, 3.0, 3.0, 3.0, 1.0), (0.0, 0.0, None, None, None))}]
+    rows = [Item([], ((3.0, 3.0, 3.0, 3.0, 1.0), (0.0, 0.0, None, None, None)))]
     # Off by nothing but verbosity, by two: 4 over seven labels.
     assert regression(outputs, rows).item() == pytest.approx(4 / 7)
     assert MIDDLE == 2
-    three = [{"readings": [None] * 3}]
-    # Margins 1, 3 and 2; mean square of the rewards 0, 1 and 9 times the centring.
+    three = [Item([Reading((1,), (), 0, 1)] * 3, None)]
+    # Margins 1, 3 and 2; and the square of the mean, -4/3, times the centring.
     rewards = torch.tensor([[0.0], [-1.0], [-3.0]])
     losses = [torch.log1p(torch.exp(torch.tensor(-m))).item() for m in (1.0, 3.0, 2.0)]
     assert bradley_terry(rewards, three).item() == pytest.approx(
-        sum(losses) / 3 + 0.01 * 10 / 3, rel=1e-5
+        sum(losses) / 3 + 0.01 * 16 / 9, rel=1e-5
     )
 
 
