@@ -266,6 +266,9 @@ def evaluate_scorer(
     rows += [evaluate("all", scored)] if len(rows) > 1 else []
     out.print(Text(title, "bold"))
     typer.echo(markdown(rows))
+    if rows and (resolution := rows[-1].resolution):
+        said = f"Its resolution on these pairs, for the scorer's row: resolution = {resolution:.2g}"
+        err.print(Text(said, "green"))
     if report:
         report.mkdir(parents=True, exist_ok=True)
         content = {"scorer": title, "pairs": len(found), "sets": [asdict(row) for row in rows]}
