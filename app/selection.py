@@ -145,9 +145,11 @@ def _vote(
     most = max(votes.values())
     # Sums of floats in another order may differ in their last digits.
     leading = {answer for answer, weight in votes.items() if math.isclose(weight, most)}
-    firsts = {c.extracted: c for c in reversed(voters) if c.extracted in leading}
-    spokesmen = [c for c in voters if c in firsts.values()]
-    agreed = spokesmen[0].extracted
+    firsts: dict[str, ScoredCandidate] = {}
+    for c in voters:
+        if c.extracted in leading:
+            firsts.setdefault(str(c.extracted), c)
+    agreed = next(iter(firsts))
     camp = _field([c for c in voters if c.extracted == agreed], plan)
     shown = _highest(camp, plan) if camp.scored else None
     winner = shown.winner if shown else camp.replies[0].candidate.id
@@ -155,7 +157,7 @@ def _vote(
     others = sorted((c for c in field.scored if c not in camp.replies), key=field.reward)[::-1]
     tie_break = None
     if len(leading) > 1:
-        tie_break = _tie_break(spokesmen, plan, f"{len(leading)} answers got as much")
+        tie_break = _tie_break([*firsts.values()], plan, f"{len(leading)} answers got as much")
     return _above_floor(
         field,
         Selection(
@@ -248,7 +250,7 @@ def _tie_break(tied: Sequence[ScoredCandidate], plan: Plan, what: str) -> str:
 
 def _record(member: str, plan: Plan) -> str:
     rate = plan.win_rates.get(member)
-    return f"{member} won {rate.share:.1%} of {rate.competed}" if rate else f"{member} after them"
+    return f"{member} won {rate.share:.1%} of {rate.competed}" if rate else member
 
 
 def _text(candidate: ScoredCandidate) -> str:

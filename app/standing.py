@@ -41,7 +41,7 @@ class Standing:
     """Win rates of the seated members, read in the background and at most once in `KEEP_S`.
 
     No answer waits for them: whoever asks while they are read anew gets those of before.
-    `rates` is None as long as they are not known.
+    `rates` has every member, or is None as long as they are not known.
     """
 
     record: Record
@@ -75,7 +75,8 @@ class Standing:
     async def _read(self) -> None:
         try:
             async with asyncio.timeout(LIMIT_S):
-                self.rates = await self.record.win_rates(self.members)
+                found = await self.record.win_rates(self.members)
+            self.rates = {member: found.get(member, NEVER) for member in self.members}
         except (StoreError, TimeoutError):
             self.rates = None
             log.warning("%s%s", UNREAD, "; ties go by board order" if self.by_wins else "")
@@ -103,13 +104,10 @@ async def open_standing(
 def _settled(plan: Plan, rates: Mapping[str, WinRate] | None, minimum: int) -> Plan:
     if rates is None:
         return replace(plan, no_standing=UNREAD)
-    found = {member: rates.get(member, NEVER) for member in plan.members}
-    lacking = {member: rate for member, rate in found.items() if rate.competed < minimum}
-    if lacking:
-        fewest = min(lacking, key=lambda member: lacking[member].competed)
-        why = (
-            f"{fewest} has competed in {lacking[fewest].competed} answers of the {minimum} it takes"
-        )
+    asked = {member: rates[member] for member in plan.members}
+    fewest, rate = min(asked.items(), key=lambda item: item[1].competed)
+    if rate.competed < minimum:
+        why = f"{fewest} has competed in {rate.competed} of the {minimum} answers it takes"
         return replace(plan, no_standing=why)
-    order = sorted(found, key=lambda member: found[member].share, reverse=True)
-    return replace(plan, standing=tuple(order), win_rates=found)
+    order = sorted(asked, key=lambda member: asked[member].share, reverse=True)
+    return replace(plan, standing=tuple(order), win_rates=asked)
