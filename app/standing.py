@@ -68,6 +68,8 @@ class Standing:
 
     def _refresh(self) -> None:
         now = asyncio.get_running_loop().time()
+        if self._reading and not self._reading.done():
+            return
         if self._read_at is None or now - self._read_at >= KEEP_S:
             self._read_at = now
             self._reading = asyncio.create_task(self._read())
