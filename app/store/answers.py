@@ -13,7 +13,19 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Select, case, event, func, insert, literal, select, text
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Select,
+    bindparam,
+    case,
+    event,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -116,7 +128,7 @@ def _win_rates(members: Sequence[str]) -> Select[str, int, float]:
     newest = (
         select(answers.c.id, answers.c.scorer["name"].as_string().label("scorer"))
         .order_by(answers.c.created.desc())
-        .limit(NEWEST)
+        .limit(bindparam(None, NEWEST, literal_execute=True))
         .subquery()
     )
     best = (
@@ -127,10 +139,10 @@ def _win_rates(members: Sequence[str]) -> Select[str, int, float]:
         )
         .join(newest, newest.c.id == candidates.c.answer_id)
         .where(
-            newest.c.scorer.not_in(CANNOT_RANK),
+            newest.c.scorer.not_in(_written_out(CANNOT_RANK)),
             candidates.c.member.in_(members),
             candidates.c.reward.is_not(None),
-            candidates.c.finish_reason.not_in(WITHHELD),
+            candidates.c.finish_reason.not_in(_written_out(WITHHELD)),
         )
         .group_by(candidates.c.answer_id, candidates.c.member)
         .subquery()
@@ -148,6 +160,15 @@ def _win_rates(members: Sequence[str]) -> Select[str, int, float]:
         .where(placed.c.competitors > 1)
         .group_by(placed.c.member)
     )
+
+
+def _written_out(values: Sequence[str]) -> BindParameter[Sequence[str]]:
+    """Values that are written into the statement.
+
+    PostgreSQL plans a statement anew without its parameters once it has run five times. Not
+    knowing these, it took hardly any reply to be left, and chose a plan that ran for minutes.
+    """
+    return bindparam(None, values, expanding=True, literal_execute=True)
 
 
 @contextmanager
