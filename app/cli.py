@@ -283,11 +283,11 @@ def evaluate_scorer(
     length, rank correlation of reward with length, the resolution (the margin at which the scorer
     is right three times out of four) and how well the margin foretells being right.
     """
+    if model and name:
+        raise ConfigurationError("--scorer is a step of the ladder, --model none: choose one")
     found = read_pairs(pairs)
     if limit:
         found = [p for _, group in _by_source(found).items() for p in group[:limit]]
-    if model and name:
-        raise ConfigurationError("--scorer is a step of the ladder, --model none: choose one")
     opened = open_local_scorer(model, max_tokens=max_tokens) if model else _step(name)
     title, scored = asyncio.run(_evaluate(opened, found, at_once))
     by_source: dict[str, list[ScoredPair]] = {}
