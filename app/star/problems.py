@@ -100,11 +100,10 @@ class StoredReply:
 def problem(
     shape: Shape, question: str, reference: str | None, choices: Choices = (), group: str = ""
 ) -> Problem:
-    """A problem with its id."""
+    """A problem with its id. Without a group, one question with other choices is of its group."""
     question = question.strip()
-    key = json.dumps([normalized(question), [normalized(text) for _, text in choices]])
-    id_ = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return Problem(id_, shape, question, reference, choices, group or id_)
+    id_ = _digest(question, [text for _, text in choices])
+    return Problem(id_, shape, question, reference, choices, group or _digest(question, []))
 
 
 def normalized(text: str) -> str:
@@ -212,6 +211,11 @@ def open_problems(answers: Iterable[Answer], trainable: frozenset[str]) -> list[
         if known is None or _rank(reply) > _rank(known):
             best[asked.id] = reply
     return list(best.values())
+
+
+def _digest(question: str, choices: Sequence[str]) -> str:
+    key = json.dumps([normalized(question), [normalized(text) for text in choices]])
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def _rank(reply: StoredReply) -> float:
