@@ -27,21 +27,25 @@ _MARKED = re.compile(
     rf"####\s*(?P<hashes>[^\n]+)|{_BOXED}|^A:\s*(?P<short>[^\n]+)"
     # "answer" alone is no mark: "I hope this answer helps".
     r"|(?i:\banswer\b(?:\s+to\b[^\n.:=]{0,80}?(?=\s+is\b))?)"
-    r"[*_]*(?:\s*[:=]+|\s+is\b\s*[:=]?|(?=\s+[-\d$\\(]))[*_\s]*(?P<said>[^\n]+)",
+    r"[*_]*(?:\s*[:=]+|\s+is\b\s*[:=]?|(?=\s+[-\d$\\(]))(?:[*_\s]|\\\[|\$\$)*(?P<said>[^\n]+)",
     re.MULTILINE,
 )
+_FORMULA = re.compile(r"(\$\$?)[^$]+\1")
+_BETWEEN = re.compile(r"(?:[\s$,;]|\\quad|\\text\{[^{}]*\}|\\[()]|and|or)*")
 # After a number the next point with a space ends the sentence; elsewhere a capital must follow.
 _SENTENCE_END = re.compile(r"(?<=[\d)\]}%$])\.(?=\s)|(?<=\w)[.!?]\s+(?=[A-Z])")
 _OPTION = re.compile(r"^\(?([A-Ea-e])\)?(?:[.):]|$)|\(([A-Ea-e])\)\W*$")
 _NUMBER = re.compile(
     r"(?P<sign>[-\u2212])?(?P<gap>\s*)[$\u20ac\u00a3]?\s*"
     r"(?:(?P<mixed>\d+)\s+(?=\d+\s*/\s*\d))?"
-    r"(?:(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?P<decimals>\.\d+)?|(?P<point>\.\d+))"
+    r"(?:(?P<whole>(?!0)\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?!\d)|\d+)"
+    # A comma before two digits, or after a 0, is a decimal one.
+    r"(?P<decimals>\.\d+|,\d\d(?![\d,])|(?<=\b0),\d+(?![\d,]))?|(?P<point>\.\d+))"
     r"(?:\s*/\s*(?P<below>\d+))?\s*(?P<percent>%)?"
 )
 _LATEX = (
     (re.compile(r"\\([$%])"), r"\1"),
-    (re.compile(r"\{,\}|,\\!|,\\,"), ","),
+    (re.compile(r"\s*\{\s*,\s*\}\s*|,\\[!,]\s*"), ","),
     (re.compile(r"\\[,!;: ]|\\(?:left|right|displaystyle)\b|\\[()\[\]]|~"), " "),
     (re.compile(r"\\(?:text|mathrm|mbox|textbf)\{([^{}]*)\}"), r" \1"),
     (re.compile(r"\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}"), r" \1/\2"),
@@ -50,7 +54,11 @@ _LATEX = (
     # Square and cubic units; the digit is none of the answer's.
     (re.compile(r"(?<=[\d ])((?:[kcdm]?m|ft|in|yd|units?))\s*\^?\s*\{?[23]\}?(?!\d)"), r"\1"),
 )
+# Signs that tell answers apart: "x < 1" and "x > 1", "(0, 9)" and "[0, 9)".
+_MEANT = re.compile(r"[<>=+^{}|\\\[\]\u2264\u2265\u2260]|\([^)]*[,\d]|\d\s*[-*/:]\s*\d")
 _UNEQUAL = re.compile(r"\b(?:not|than|between)\b|n't\b|[<>\u2264\u2265\u2260]", re.IGNORECASE)
+# Prose, which a parser of formulas takes for a product of letters.
+_WORDS = re.compile(r"(?<![\\A-Za-z])(?!and\b|or\b)[A-Za-z]{3,}(?![^{]*\})")
 _TERM = re.compile(r"[+*/\u221a\u03c0\u221e\u00b1\u00d7\u00f7]|\bpi\b|^[ixyzn]\b|\b[ixyzn]$")
 
 
@@ -83,13 +91,23 @@ def stated(text: str) -> str | None:
     """What a text says its answer is, in its own words; None if it does not say."""
     *_, found = [None, *_MARKED.finditer(text)]
     if found is None:
-        return text if text.strip() and len(text.split()) <= FEW_WORDS else None
+        few = len(text.split()) <= FEW_WORDS or _FORMULA.fullmatch(text.strip())
+        return text if text.strip() and few else None
+    if found["boxed"] is not None:
+        return _boxed(text)
     said = next(group for group in found.groups() if group is not None)
-    if found["boxed"] is None:
-        said = _SENTENCE_END.split(said)[0]
-        if boxed := re.search(_BOXED, said):
-            said = boxed["boxed"]
-    return said
+    said = _SENTENCE_END.split(said)[0]
+    # "Final answer: the answer is \\boxed{18}"
+    return stated(said) if _MARKED.search(said) else said
+
+
+def _boxed(text: str) -> str:
+    """The last box, with those just before it: "\\boxed{1} and \\boxed{2}" is one answer."""
+    *others, last = re.finditer(_BOXED, text)
+    boxes = [last]
+    while others and _BETWEEN.fullmatch(text[others[-1].end() : boxes[0].start()]):
+        boxes.insert(0, others.pop())
+    return ", ".join(dict.fromkeys(box["boxed"] for box in boxes))
 
 
 def canonical(answer: str) -> str | None:
@@ -101,6 +119,8 @@ def canonical(answer: str) -> str | None:
         return str(number.value)
     if ("\\" in answer or "^" in answer) and (value := _expression(answer)):
         return value
+    if _MEANT.search(answer):
+        return re.sub(r"[\s$]", "", answer.lower())
     words = re.sub(r"[^\w\s]", " ", answer.lower()).split()
     words = [word for word in words if word not in ("a", "an", "the")]
     return " ".join(words[: 2 * FEW_WORDS]) or None
@@ -132,8 +152,8 @@ def read_number(answer: str, around: int = AROUND) -> Number | None:
     bare = hit.start() > 0 and plain[hit.start() - 1].isalnum()
     if hit["sign"] and before and (bare or hit["gap"]):
         return None
-    decimals = hit["point"] or hit["decimals"] or ""
-    value = Fraction((hit["whole"] or "0").replace(",", "") + decimals)
+    decimals = (hit["point"] or hit["decimals"] or "").replace(",", ".")
+    value = Fraction(re.sub("[, ]", "", hit["whole"] or "0") + decimals)
     if hit["below"]:
         if int(hit["below"]) == 0:
             return None
@@ -148,8 +168,11 @@ def same_expression(one: str, other: str) -> bool | None:
 
     None if it cannot be told: the package is not there, or one cannot be parsed or compared.
     """
+    if _WORDS.search(other):
+        return None
     parsed = [_parsed(answer) for answer in (one, other)]
-    if not all(parsed):
+    # What was only read as a string was not understood.
+    if not all(parsed) or any(isinstance(each[0], str) for each in parsed):
         return None
     from math_verify import verify
 

@@ -23,7 +23,8 @@ from typing import Any
 
 from rich.progress import track
 
-from app.star.problems import Problem, problem, read_problems
+from app.extraction import stated
+from app.star.problems import problem, read_problems
 from app.star.verify import Verdict, check_steps, equations, verify
 
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
@@ -82,7 +83,8 @@ def main() -> None:
 def math_verify(data: Path) -> Tally:
     tally = Tally("math-verify's own")
     for row in track(list(rows(data / FILES[0])), "math-verify"):
-        asks = problem("own", "case", row["gold"])
+        # Some golds are whole solutions; a reference is the answer alone.
+        asks = problem("own", "case", stated(row["gold"]) or row["gold"])
         shown = f"`{row['gold'][-90:]!r}` against `{row['pred'][-90:]!r}`"
         tally.add(verify(asks, row["pred"]), row["expected"] == 1, shown)
     return tally

@@ -188,7 +188,8 @@ def _words(reference: str, text: str) -> Verdict:
     if said is None:
         return "unverified"
     if re.search(r"[\\^_{}$=<>|]|\d", reference):
-        return "right" if canonical(reference) == canonical(said) else _expressions(reference, said)
+        same = _squeezed(reference) == _squeezed(said)
+        return "right" if same else _expressions(reference, said)
     right, theirs = canonical(reference), canonical(said)
     if right is None or theirs is None:
         return "unverified"
@@ -197,6 +198,10 @@ def _words(reference: str, text: str) -> Verdict:
     # "Paris in France" for "Paris", or the other way about, is for nobody here to judge.
     one, other = set(right.split()), set(theirs.split())
     return "unverified" if one <= other or other <= one else "wrong"
+
+
+def _squeezed(answer: str) -> str:
+    return re.sub(r"[\s$]|\\[()\[\]]", "", normalized(answer)).rstrip(".")
 
 
 def _expressions(reference: str, said: str) -> Verdict:
@@ -220,6 +225,7 @@ _PLAIN = (
     # Bold, not a power: a blank or an end on one side.
     (re.compile(r"(?<![\w).])\*\*|\*\*(?![\w(])"), " "),
     (re.compile(r"[\u00b9\u00b2\u00b3\u2070-\u2079\u00bc-\u00be\u2150-\u215e]+"), " ^ "),
+    (re.compile(r"(?<=\d)(?:\.\.\.+|…)"), ""),
     (re.compile(r"[$€£]"), ""),
     (re.compile(r"^\s*(?:[-*•]|\d+[.)]|\(?[a-z]\))\s+", re.MULTILINE), ""),
     (re.compile(r"\b(?:is equal to|equals)\b"), "="),
@@ -289,6 +295,7 @@ _MEASURES = {
 class _Token:
     letter: str
     text: str
+    tight: bool = False
 
     @property
     def unit(self) -> str:
@@ -318,13 +325,26 @@ class _Side:
             meant = ("unit",)
         if len(self.tokens) > TERMS:
             return []
+        readings = {self.tokens, _bound(self.tokens)}
         try:
-            return [_Sum(self.tokens, percent).worked_out() for percent in meant]
+            return [_Sum(read, percent).worked_out() for read in readings for percent in meant]
         except (ZeroDivisionError, ValueError):
             return []
 
     def _has(self, letter: str) -> bool:
         return any(token.letter == letter for token in self.tokens)
+
+
+def _bound(tokens: tuple[_Token, ...]) -> tuple[_Token, ...]:
+    """The tokens with brackets where blanks bind: "25 / 1/3" is 25 / (1/3)."""
+    bound = list(tokens)
+    for k in range(len(tokens) - 2, 1, -1):
+        over, fraction = tokens[k - 2], tokens[k - 1 : k + 2]
+        apart = over.letter == "O" and over.text in "*/" and not over.tight
+        letters = "".join(token.letter for token in fraction)
+        if apart and letters == "NON" and fraction[1].text == "/" and fraction[1].tight:
+            bound[k - 1 : k + 2] = [_Token("L", "("), *fraction, _Token("R", ")")]
+    return tuple(bound)
 
 
 class _Sum:
@@ -412,7 +432,8 @@ def _tokens(line: str) -> list[_Token]:
             text = text[1:]
         if kind == "sign":
             text = _SIGNS.get(text, text)
-        tokens.append(_Token(_LETTERS[kind], text))
+        around = line[max(hit.start() - 1, 0) : hit.end() + 1]
+        tokens.append(_Token(_LETTERS[kind], text, around == around.replace(" ", "")))
     return tokens
 
 
@@ -438,15 +459,16 @@ def _equations(line: str) -> Iterator[Equation]:
             one, other = sides[k], sides[k + 1]
             if k == 0 and _is_changed(one, tokens[: hit.start()]):
                 continue
+            named = k == 0 and one.literal is not None and parts[0][-1].letter == "W"
             if one.literal is not None and other.literal is not None:
                 continue
             values = one.values(), other.values()
             if not all(values):
                 continue
             holds = _equal(one, other, values)
-            # "12 = 3x", "= 7^2", "2 hours + 30 minutes = 150 minutes"
+            # "8 boxes = 5 * 8 pens", "= 7^2", "= 3x", "2 hours + 30 minutes = 150 minutes"
             cut_off = k == len(sides) - 2 and after in "NLVO"
-            if holds or not (cut_off or _converts(words)):
+            if holds or not (named or cut_off or _converts(words)):
                 said = " ".join(token.text for token in (*one.tokens, _EQUALS, *other.tokens))
                 yield Equation(said, holds)
 
@@ -479,7 +501,8 @@ def _words_of(parts: Sequence[Sequence[_Token]]) -> list[_Token]:
     """The words of an equation; of what follows its last number only the first, the unit."""
     *others, last = parts
     numbers = [k for k, token in enumerate(last) if token.letter == "N"]
-    counted = [*(token for part in others for token in part), *last[: numbers[-1] + 2]]
+    after = [token for token in last[numbers[-1] :] if token.letter == "W"][:1]
+    counted = [*(token for part in others for token in part), *last[: numbers[-1]], *after]
     return [token for token in counted if token.letter == "W"]
 
 
@@ -492,6 +515,11 @@ def _is_changed(side: _Side, before: Sequence[_Token]) -> bool:
         return False
     token = before[left - 1]
     if token.letter == "W":
+        start = left
+        while start and before[start - 1].letter == "W":
+            start -= 1
+        if start and before[start - 1].letter == "O":
+            return True
         if side.literal is not None or side.negative or len(token.text) == 1:
             return True
         return token.unit in _CHANGES or token.text.lower() in _CHANGES
@@ -517,12 +545,17 @@ def _equal(one: _Side, other: _Side, values: tuple[list[Fraction], list[Fraction
 
 
 def _rounds_to(value: Fraction, literal: str) -> bool:
-    """Whether a number with decimals is a value rounded to its places."""
+    """Whether a number with decimals is a value rounded, or cut off after two or more."""
     decimals = len(literal.rstrip("% ").partition(".")[2])
     readings = [(_value(literal, "unit"), decimals)]
     if literal.endswith("%"):
         readings.append((_value(literal, "hundredth"), decimals + 2))
     return any(
-        places > 0 and abs(value - stated) * 2 <= Fraction(1, 10**places)
-        for stated, places in readings
+        places > 0 and (abs(value - said) <= step / 2 or (places > 1 and _cut(value, said, step)))
+        for said, places in readings
+        for step in [Fraction(1, 10**places)]
     )
+
+
+def _cut(value: Fraction, said: Fraction, step: Fraction) -> bool:
+    return 0 <= abs(value) - abs(said) < step and value * said >= 0
