@@ -24,14 +24,18 @@ BIG_POWER = re.compile(r"(?:\^|\*\*)\s*\{?\s*(?:\d{4,}|[^{}]*(?:\^|\*\*|!))|\d{4
 
 _BOXED = r"\\boxed\{(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 _MARKED = re.compile(
-    rf"####\s*(?P<hashes>[^\n]+)|{_BOXED}|^A:\s*(?P<short>[^\n]+)"
-    # "answer" alone is no mark: "I hope this answer helps".
+    rf"####\s*(?=(?P<hashes>[^\n]+))|{_BOXED}|^A:\s*(?=(?P<short>[^\n]+))"
+    # "I hope this answer helps" and "this answer is correct" are no marks. What is said is
+    # looked ahead at, so that a later mark in it counts.
     r"|(?i:\banswer\b(?:\s+to\b[^\n.:=]{0,80}?(?=\s+is\b))?)"
-    r"[*_]*(?:\s*[:=]+|\s+is\b\s*[:=]?|(?=\s+[-\d$\\(]))(?:[*_\s]|\\\[|\$\$)*(?P<said>[^\n]+)",
+    r"[*_]*(?:\s*[:=]+|\s+is\b\s*[:=]?|(?=\s+[-\d$\\(]))(?:[*_\s]|\\\[|\$\$)*"
+    r"(?!(?i:in)?(?i:correct|right|wrong|helpful|useful|clear)\b)(?=(?P<said>[^\n]+))",
     re.MULTILINE,
 )
 _FORMULA = re.compile(r"(\$\$?)[^$]+\1")
-_BETWEEN = re.compile(r"(?:[\s$,;]|\\quad|\\text\{[^{}]*\}|\\[()]|and|or)*")
+_BETWEEN = re.compile(
+    r"(?:\s*[a-z]{1,12}(?=\s*(?:,|and\b|or\b)))?(?:[\s$,;]|\\quad|\\text\{[^{}]*\}|\\[()]|and|or)*"
+)
 # After a number the next point with a space ends the sentence; elsewhere a capital must follow.
 _SENTENCE_END = re.compile(r"(?<=[\d)\]}%$])\.(?=\s)|(?<=\w)[.!?]\s+(?=[A-Z])")
 _OPTION = re.compile(r"^\(?([A-Ea-e])\)?(?:[.):]|$)|\(([A-Ea-e])\)\W*$")
@@ -56,7 +60,7 @@ _LATEX = (
 )
 # Signs that tell answers apart: "x < 1" and "x > 1", "(0, 9)" and "[0, 9)".
 _MEANT = re.compile(r"[<>=+^{}|\\\[\]\u2264\u2265\u2260]|\([^)]*[,\d]|\d\s*[-*/:]\s*\d")
-_UNEQUAL = re.compile(r"\b(?:not|than|between)\b|n't\b|[<>\u2264\u2265\u2260]", re.IGNORECASE)
+_UNEQUAL = re.compile(r"\b(?:not|than|between)\b|n't\b|!=|[<>\u2264\u2265\u2260]", re.IGNORECASE)
 # Prose, which a parser of formulas takes for a product of letters.
 _WORDS = re.compile(r"(?<![\\A-Za-z])(?!and\b|or\b)[A-Za-z]{3,}(?![^{]*\})")
 _TERM = re.compile(r"[+*/\u221a\u03c0\u221e\u00b1\u00d7\u00f7]|\bpi\b|^[ixyzn]\b|\b[ixyzn]$")
@@ -96,9 +100,7 @@ def stated(text: str) -> str | None:
     if found["boxed"] is not None:
         return _boxed(text)
     said = next(group for group in found.groups() if group is not None)
-    said = _SENTENCE_END.split(said)[0]
-    # "Final answer: the answer is \\boxed{18}"
-    return stated(said) if _MARKED.search(said) else said
+    return _SENTENCE_END.split(said)[0]
 
 
 def _boxed(text: str) -> str:
@@ -142,6 +144,11 @@ def read_number(answer: str, around: int = AROUND) -> Number | None:
     plain = plain.strip("*_` ").rstrip("$ .")
     hit = _NUMBER.search(plain)
     if hit is None or len(plain) - len(hit[0]) > around or len(hit[0]) > DIGITS:
+        return None
+    if "," in (hit["decimals"] or "") and re.search(r"[(\[{]\s*$", plain[: hit.start()]):
+        return None  # a pair, not a decimal comma
+    digits = hit.start("point") if hit["point"] else hit.start("whole")
+    if plain[:digits][-1:].isalpha():
         return None
     before, after = plain[: hit.start()].strip(), plain[hit.end() :].strip(" )$")
     if re.search(r"[\d^\\{}]", before + after) or _UNEQUAL.search(before):

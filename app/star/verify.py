@@ -201,7 +201,9 @@ def _words(reference: str, text: str) -> Verdict:
 
 
 def _squeezed(answer: str) -> str:
-    return re.sub(r"[\s$]|\\[()\[\]]", "", normalized(answer)).rstrip(".")
+    """A formula without what has no meaning in it."""
+    bare = re.sub(r"\\(?:text|mathrm|mbox|textbf)\{([^{}]*)\}", r"\1", normalized(answer))
+    return re.sub(r"[\s$]|\\[()\[\]]", "", bare).rstrip(".")
 
 
 def _expressions(reference: str, said: str) -> Verdict:
