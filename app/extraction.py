@@ -7,6 +7,7 @@ Anything else has no extracted answer, and does not vote.
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -22,13 +23,13 @@ DIGITS = 200
 EXPRESSION_LIMIT = 80
 BIG_POWER = re.compile(r"(?:\^|\*\*)\s*\{?\s*(?:\d{4,}|[^{}]*(?:\^|\*\*|!))|\d{4,}\s*!|![^=]*!")
 
-_BOXED = r"\\boxed\{(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+_BOXED = r"\\boxed\{(?P<boxed>(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+)\}"
 _MARKED = re.compile(
     rf"####\s*(?=(?P<hashes>[^\n]+))|{_BOXED}|^A:\s*(?=(?P<short>[^\n]+))"
     # "I hope this answer helps" and "this answer is correct" are no marks. What is said is
     # looked ahead at, so that a later mark in it counts.
     r"|(?i:\banswer\b(?:\s+to\b[^\n.:=]{0,80}?(?=\s+is\b))?)"
-    r"[*_]*(?:\s*[:=]+|\s+is\b\s*[:=]?|(?=\s+[-\d$\\(]))(?:[*_\s]|\\\[|\$\$)*"
+    r"[*_]*(?:\s*[:=]+|\s+is\b\s*[:=]?|(?=\s+[-\d$\\(]))(?:[*_\s]|\\\[|\$\$)*+"
     r"(?!(?i:in)?(?i:correct|right|wrong|helpful|useful|clear)\b)(?=(?P<said>[^\n]+))",
     re.MULTILINE,
 )
@@ -37,7 +38,7 @@ _BETWEEN = re.compile(
     r"(?:\s*[a-z]{1,12}(?=\s*(?:,|and\b|or\b)))?(?:[\s$,;]|\\quad|\\text\{[^{}]*\}|\\[()]|and|or)*"
 )
 # After a number the next point with a space ends the sentence; elsewhere a capital must follow.
-_SENTENCE_END = re.compile(r"(?<=[\d)\]}%$])\.(?=\s)|(?<=\w)[.!?]\s+(?=[A-Z])")
+_SENTENCE_END = re.compile(r"(?<=[\d)\]}%$])\.(?=\s)|(?<=[a-z\d])[.!?]\s+(?=[A-Z])")
 _OPTION = re.compile(r"^\(?([A-Ea-e])\)?(?:[.):]|$)|\(([A-Ea-e])\)\W*$")
 _NUMBER = re.compile(
     r"(?P<sign>[-\u2212])?(?P<gap>\s*)[$\u20ac\u00a3]?\s*"
@@ -206,6 +207,8 @@ def _parsed(answer: str) -> list[object]:
         from math_verify import parse
     except ImportError:
         return []
+    # It warns of having no time limit: what could run for ever has been refused above.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
     parsed: list[object] = parse(f"${answer}$", parsing_timeout=None)
     return parsed
 

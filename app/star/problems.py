@@ -194,18 +194,20 @@ def open_problems(answers: Iterable[Answer], trainable: frozenset[str]) -> list[
     """Stored answers as problems without a reference.
 
     Only answers whose winner was written by one of the `trainable` members, was not withheld, and
-    answers a single message: in a longer conversation the last message is no question of its own.
+    answers a single turn: in a longer conversation the last message is no question of its own. A
+    system message stands before the question, for the reply was written under it.
     Of several answers to one question the one with the highest reward is taken, then the first.
     """
     best: dict[str, StoredReply] = {}
     for answer in answers:
         won = answer.winner
-        if won is None or won.candidate.member not in trainable or len(answer.prompt.messages) > 1:
+        turns = answer.prompt.turns_with_system_folded
+        if won is None or won.candidate.member not in trainable or len(turns) > 1:
             continue
         outcome = won.candidate.outcome
         if not isinstance(outcome, Completion) or outcome.withheld:
             continue
-        asked = problem("stored", answer.prompt.messages[0].content, None)
+        asked = problem("stored", turns[0].content, None)
         reply = StoredReply(asked, outcome.text, won.candidate.member, won.reward)
         known = best.get(asked.id)
         if known is None or _rank(reply) > _rank(known):
