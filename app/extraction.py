@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 FEW_WORDS = 5
 # How many characters a number may have around it, units and currency, and still be the answer.
@@ -183,6 +184,11 @@ def same_expression(one: str, other: str) -> bool | None:
     if not all(parsed) or any(isinstance(each[0], str) for each in parsed):
         return None
     from math_verify import verify
+    from sympy import Expr
+
+    numbers = [isinstance(each[0], Expr) and _is_number(each[0]) for each in parsed]
+    if numbers == [True, False] and isinstance(parsed[1][0], Expr):
+        return None  # "18x" or "9/0" for a number
 
     try:
         # Its own time limit is a signal, which works in the main thread alone.
@@ -196,6 +202,10 @@ def _normalized(answer: str) -> str:
     answer = re.sub("[\u00b9\u00b2\u00b3\u2070-\u2079]+", lambda m: f"^{m[0]}", answer)
     answer = re.sub("[\u00bc-\u00be\u2150-\u215e]", lambda m: f" {m[0]}", answer)
     return unicodedata.normalize("NFKC", answer).replace("\u2044", "/").strip()
+
+
+def _is_number(expression: Any) -> bool:
+    return bool(expression.is_number and expression.is_finite)
 
 
 def _parsed(answer: str) -> list[object]:

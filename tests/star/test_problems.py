@@ -46,116 +46,110 @@ def write(path: Path, *rows: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("row", "shape", "kind", "question", "reference", "choices"),
-    [
-        ({"question": "1 + 1?", "answer": 2}, "own", "number", "1 + 1?", "2", ()),
-        ({"question": "Half?", "answer": 0.5}, "own", "number", "Half?", "0.5", ()),
-        ({"question": "Capital?", "answer": "Paris"}, "own", "text", "Capital?", "Paris", ()),
-        ({"question": "Why?", "answer": None}, "own", "open", "Why?", None, ()),
-        (
-            {"question": "Quiet?", "answer": "library", "choices": ["bank", "library"]},
-            "own",
-            "option",
-            "Quiet?",
-            "B",
-            AB,
-        ),
-        (
-            {"question": "Quiet?", "answer": "b", "choices": {"a": "bank", "b": "library"}},
-            "own",
-            "option",
-            "Quiet?",
-            "B",
-            AB,
-        ),
-        (
-            {"question": "Q?", "answer": "so 600 * 2 = <<600*2=1200>>1,200\n#### 1,200"},
-            "gsm8k",
-            "number",
-            "Q?",
-            "1200",
-            (),
-        ),
-        (COMMONSENSE, "commonsenseqa", "option", "Where is it quiet?", "B", AB),
-        (
-            {
-                "question": "Quiet?",
-                "question_concept": "quiet",
-                "choices": {"label": ["A", "B"], "text": ["bank", "library"]},
-                "answerKey": "B",
+# Row, and what it becomes: shape, kind, question, reference, choices.
+LAYOUTS: list[tuple[object, ...]] = [
+    ({"question": "1 + 1?", "answer": 2}, "own", "number", "1 + 1?", "2", ()),
+    ({"question": "Half?", "answer": 0.5}, "own", "number", "Half?", "0.5", ()),
+    ({"question": "Capital?", "answer": "Paris"}, "own", "text", "Capital?", "Paris", ()),
+    ({"question": "Why?", "answer": None}, "own", "open", "Why?", None, ()),
+    (
+        {"question": "Quiet?", "answer": "library", "choices": ["bank", "library"]},
+        "own",
+        "option",
+        "Quiet?",
+        "B",
+        AB,
+    ),
+    (
+        {"question": "Quiet?", "answer": "b", "choices": {"a": "bank", "b": "library"}},
+        "own",
+        "option",
+        "Quiet?",
+        "B",
+        AB,
+    ),
+    (
+        {"question": "Q?", "answer": "so 600 * 2 = <<600*2=1200>>1,200\n#### 1,200"},
+        "gsm8k",
+        "number",
+        "Q?",
+        "1200",
+        (),
+    ),
+    (COMMONSENSE, "commonsenseqa", "option", "Where is it quiet?", "B", AB),
+    (
+        {
+            "question": "Quiet?",
+            "question_concept": "quiet",
+            "choices": {"label": ["A", "B"], "text": ["bank", "library"]},
+            "answerKey": "B",
+        },
+        "commonsenseqa",
+        "option",
+        "Quiet?",
+        "B",
+        AB,
+    ),
+    (
+        {
+            "id": "Mercury_1",
+            "question": {
+                "stem": "Quiet?",
+                "choices": [{"text": "bank", "label": "1"}, {"text": "library", "label": "2"}],
             },
-            "commonsenseqa",
-            "option",
-            "Quiet?",
-            "B",
-            AB,
-        ),
-        (
-            {
-                "id": "Mercury_1",
-                "question": {
-                    "stem": "Quiet?",
-                    "choices": [{"text": "bank", "label": "1"}, {"text": "library", "label": "2"}],
-                },
-                "answerKey": "2",
-            },
-            "arc",
-            "option",
-            "Quiet?",
-            "B",
-            AB,
-        ),
-        (
-            {
-                "question": "Quiet?",
-                "choices": {"text": ["bank", "library"], "label": ["A", "B"]},
-                "answerKey": "A",
-            },
-            "arc",
-            "option",
-            "Quiet?",
-            "A",
-            AB,
-        ),
-        (
-            {"Body": "A pen costs $ 3.", "Question": "What do 2 cost?", "Answer": 6.0},
-            "svamp",
-            "number",
-            "A pen costs $ 3. What do 2 cost?",
-            "6",
-            (),
-        ),
-        (
-            {"Body": "If a pen costs $ 3", "Question": "what do 2 cost?", "Answer": 6.0},
-            "svamp",
-            "number",
-            "If a pen costs $ 3, what do 2 cost?",
-            "6",
-            (),
-        ),
-        (
-            {"question": "Quiet?", "options": ["A)bank", "B)library"], "correct": "B"},
-            "aqua",
-            "option",
-            "Quiet?",
-            "B",
-            AB,
-        ),
-    ],
-)
+            "answerKey": "2",
+        },
+        "arc",
+        "option",
+        "Quiet?",
+        "B",
+        AB,
+    ),
+    (
+        {
+            "question": "Quiet?",
+            "choices": {"text": ["bank", "library"], "label": ["A", "B"]},
+            "answerKey": "A",
+        },
+        "arc",
+        "option",
+        "Quiet?",
+        "A",
+        AB,
+    ),
+    (
+        {"Body": "A pen costs $ 3.", "Question": "What do 2 cost?", "Answer": 6.0},
+        "svamp",
+        "number",
+        "A pen costs $ 3. What do 2 cost?",
+        "6",
+        (),
+    ),
+    (
+        {"Body": "If a pen costs $ 3", "Question": "what do 2 cost?", "Answer": 6.0},
+        "svamp",
+        "number",
+        "If a pen costs $ 3, what do 2 cost?",
+        "6",
+        (),
+    ),
+    (
+        {"question": "Quiet?", "options": ["A)bank", "B)library"], "correct": "B"},
+        "aqua",
+        "option",
+        "Quiet?",
+        "B",
+        AB,
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "expected"), [(row, rest) for row, *rest in LAYOUTS])
 def test_every_layout_is_told_by_its_keys(
-    tmp_path: Path,
-    row: object,
-    shape: str,
-    kind: str,
-    question: str,
-    reference: str | None,
-    choices: object,
+    tmp_path: Path, row: object, expected: list[object]
 ) -> None:
     (read,) = read_problems(write(tmp_path / "rows.jsonl", row))
-    assert (read.shape, read.kind, read.question) == (shape, kind, question)
-    assert (read.reference, read.choices) == (reference, choices)
+    assert [read.shape, read.kind, read.question, read.reference, read.choices] == expected
 
 
 @pytest.mark.parametrize(
@@ -263,9 +257,9 @@ def test_more_sums_than_there_are_cannot_be_asked_for(count: int) -> None:
 
 def test_the_split_is_the_same_for_ever() -> None:
     shares = Shares(validation=0.1, test=0.25)
-    groups = ("sum 1 2 3", "sum 0 0 0", "sum 4 4 9", "carry 15 27", "carry 38 47", "a", "b", "c")
+    groups = ("sum 1 2 3", "sum 0 0 0", "sum 4 4 9", "carry 15 27", "carry 38 47", "a", "b", "v")
     parts = [part(Problem("x", "sum", "Q?", "1", group=group), shares) for group in groups]
-    assert parts == ["test", "train", "test", "train", "test", "test", "train", "train"]
+    assert parts == ["test", "train", "test", "train", "test", "test", "train", "validation"]
 
 
 def test_the_ids_are_the_same_for_ever() -> None:
