@@ -189,7 +189,6 @@ def same_expression(one: str, other: str) -> bool | None:
     numbers = [isinstance(each[0], Expr) and _is_number(each[0]) for each in parsed]
     if numbers == [True, False] and isinstance(parsed[1][0], Expr):
         return None  # "18x" or "9/0" for a number
-
     try:
         # Its own time limit is a signal, which works in the main thread alone.
         return bool(verify(*parsed, timeout_seconds=None, raise_on_error=True))
@@ -210,16 +209,18 @@ def _is_number(expression: Any) -> bool:
 
 def _parsed(answer: str) -> list[object]:
     """What math-verify makes of a LaTeX expression; nothing if it is not there, or should not."""
-    answer = answer.strip().strip("$")
+    answer = answer.strip(" .").strip("$").rstrip(" .")
     if len(answer) > EXPRESSION_LIMIT or BIG_POWER.search(answer):
         return []
     try:
-        from math_verify import parse
+        from math_verify import LatexExtractionConfig, parse
     except ImportError:
         return []
     # It warns of having no time limit: what could run for ever has been refused above.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    parsed: list[object] = parse(f"${answer}$", parsing_timeout=None)
+    # Read as LaTeX alone; else it would settle for any number that occurs in a formula.
+    whole = [LatexExtractionConfig()]
+    parsed: list[object] = parse(f"${answer}$", whole, parsing_timeout=None)
     return parsed
 
 

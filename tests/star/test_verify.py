@@ -309,7 +309,7 @@ def sums(draw: st.DrawFn, depth: int = 2) -> tuple[str, Fraction]:
     (left, a), (right, b) = draw(sums(depth=depth - 1)), draw(sums(depth=depth - 1))
     sign = draw(st.sampled_from("+-*/"))
     assume(sign != "/" or b)
-    value = a / b if sign == "/" else {"+": a + b, "-": a - b, "*": a * b}[sign]
+    value = Fraction(a / b if sign == "/" else {"+": a + b, "-": a - b, "*": a * b}[sign])
     shown = draw(st.sampled_from({"*": "*×x", "/": "/÷", "-": "-\u2212"}.get(sign, sign)))
     blank = draw(st.sampled_from(["", " "]))
     return f"({left}{blank}{shown}{blank}{right})", value
