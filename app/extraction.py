@@ -116,7 +116,7 @@ def _boxed(text: str) -> str:
 
 def canonical(answer: str) -> str | None:
     """One form for every way to write the same short answer; None if nothing is left of it."""
-    answer = _normalized(answer).strip("*_`").strip()
+    answer = _normalized(answer).lstrip("*_` ").rstrip("*_`. ")
     if option := _OPTION.search(answer):
         return (option[1] or option[2]).upper()
     if (number := read_number(answer)) is not None:
@@ -143,7 +143,7 @@ def read_number(answer: str, around: int = AROUND) -> Number | None:
     plain = _normalized(answer)
     for pattern, instead in _LATEX:
         plain = pattern.sub(instead, plain)
-    plain = plain.strip("*_` ").rstrip("$ .")
+    plain = plain.lstrip("*_` ").rstrip("*_`$ .")
     hit = _NUMBER.search(plain)
     if hit is None or len(plain) - len(hit[0]) > around or len(hit[0]) > DIGITS:
         return None
@@ -209,7 +209,7 @@ def _is_number(expression: Any) -> bool:
 
 def _parsed(answer: str) -> list[object]:
     """What math-verify makes of a LaTeX expression; nothing if it is not there, or should not."""
-    answer = answer.strip(" .").strip("$").rstrip(" .")
+    answer = _normalized(answer).rstrip(" .").strip("$").rstrip(" .")
     if len(answer) > EXPRESSION_LIMIT or BIG_POWER.search(answer):
         return []
     try:

@@ -77,7 +77,7 @@ def main() -> None:
         if tally.disagreed:
             print(f"\n{tally.name}:\n")
             print("\n".join(f"- {shown}" for shown in tally.disagreed))
-    rationales(asked.data, asked.examples)
+    print_steps(asked.data, asked.examples)
 
 
 def math_verify(data: Path) -> Tally:
@@ -115,7 +115,8 @@ def number(text: str) -> str | None:
     return marked[-1].replace(",", "").rstrip(".") if marked else None
 
 
-def rationales(data: Path, examples: int) -> None:
+def steps(data: Path) -> tuple[Counter[str], list[str], int]:
+    """GSM8K's training rationales by kind, the equations that do not hold, the number of all."""
     kinds: Counter[str] = Counter()
     wrong: list[str] = []
     checked = 0
@@ -124,6 +125,11 @@ def rationales(data: Path, examples: int) -> None:
         found = equations(row["answer"])
         checked += len(found)
         wrong += [one.text for one in found if not one.holds]
+    return kinds, wrong, checked
+
+
+def print_steps(data: Path, examples: int) -> None:
+    kinds, wrong, checked = steps(data)
     total = kinds.total()
     shares = ", ".join(f"{kind} {kinds[kind]} ({kinds[kind] / total:.1%})" for kind in kinds)
     print(f"\nSteps of GSM8K's {total} training rationales: {shares};")

@@ -302,14 +302,14 @@ def test_every_equation_is_shown_as_it_was_read() -> None:
 def sums(draw: st.DrawFn, depth: int = 2) -> tuple[str, Fraction]:
     """A term in one of its spellings, and what it comes to."""
     if depth == 0 or draw(st.booleans()):
-        value = draw(st.integers(0, 20000))
+        count = draw(st.integers(0, 20000))
         spelling = draw(st.sampled_from(["{}", "{:,}", "${:,}", "{} apples", "{:,} of them"]))
         # "of" after a number in a fraction would multiply.
-        return (spelling if depth == 2 else "{}").format(value), Fraction(value)
+        return (spelling if depth == 2 else "{}").format(count), Fraction(count)
     (left, a), (right, b) = draw(sums(depth=depth - 1)), draw(sums(depth=depth - 1))
     sign = draw(st.sampled_from("+-*/"))
     assume(sign != "/" or b)
-    value = Fraction(a / b if sign == "/" else {"+": a + b, "-": a - b, "*": a * b}[sign])
+    value = a / b if sign == "/" else {"+": a + b, "-": a - b, "*": a * b}[sign]
     shown = draw(st.sampled_from({"*": "*×x", "/": "/÷", "-": "-\u2212"}.get(sign, sign)))
     blank = draw(st.sampled_from(["", " "]))
     return f"({left}{blank}{shown}{blank}{right})", value
