@@ -30,6 +30,21 @@ from app.extraction import canonical, extract
         ("**The Moon**", "moon"),
         ("The answer is x^2+1", "x**2 + 1"),
         ("The answer is 12 apples and 13 pears", "12 apples and 13 pears"),
+        ("The answer is 18. I hope this answer is correct.", "18"),
+        ("The answer is 3. Sorry, the answer is 4.", "4"),
+        ("The answer to 3 + 4 is 7.", "7"),
+        ("The answer is 5. Next question: 7", "5"),
+        ("The answer is .5.", "1/2"),
+        ("The answer is 2 1/2 hours", "5/2"),
+        ("The answer is 2\u00bd", "5/2"),
+        ("The answer is 12 000", "12000"),
+        ("The answer is 2,74 \u20ac", "137/50"),
+        ("The answer is **B**.", "B"),
+        ("Final answer: the answer is \\boxed{\\frac{\\sqrt{3}}{2}}.", "sqrt(3)/2"),
+        ("\\boxed{3} and \\boxed{4}", "3 4"),
+        ("\\boxed{3} was wrong, it is \\boxed{4}", "4"),
+        ("The answer is not 5", "not 5"),
+        ("The answer is U.S. Steel", "u s steel"),
         ("", None),
         ("...", None),
         ("It is a long story and nobody ever said how it ends.", None),
@@ -44,6 +59,22 @@ def test_what_an_answer_is(text: str, answer: str | None) -> None:
 )
 def test_the_same_answer_in_several_ways_is_one(ways: tuple[str, ...]) -> None:
     assert len({canonical(way) for way in ways}) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x < 1", "x > 1"),
+        ("(0, 9)", "[0, 9)"),
+        ("2x", "2"),
+        ("x - 3", "-3"),
+        ("10\u00b2", "102"),
+        ("2\u00bd", "21/2"),
+        ("$(a+5)(b+2)$", "$(+5)(b+2)$"),
+    ],
+)
+def test_answers_that_differ_in_a_sign_are_not_one(one: str, other: str) -> None:
+    assert canonical(one) != canonical(other)
 
 
 @pytest.mark.parametrize("bomb", ["9^{9^{9^{9}}}", "10^{10000000000}", "2**9999999999"])

@@ -1,0 +1,366 @@
+"""Problems: every layout, what is wrong with a row, and a split that never changes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.domain import Completion, Failure, Message, Prompt
+from app.errors import ConfigurationError, DataError
+from app.star.problems import (
+    Problem,
+    Shares,
+    as_row,
+    carries,
+    open_problems,
+    part,
+    problem,
+    read_problems,
+    refuse_leaks,
+    split,
+    sums,
+)
+from tests.samples import answer
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+AB = (("A", "bank"), ("B", "library"))
+COMMONSENSE = {
+    "answerKey": "B",
+    "id": "x",
+    "question": {
+        "question_concept": "quiet",
+        "stem": "Where is it quiet?",
+        "choices": [{"label": "A", "text": "bank"}, {"label": "B", "text": "library"}],
+    },
+}
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+# Row, and what it becomes: shape, kind, question, reference, choices.
+LAYOUTS: list[tuple[object, ...]] = [
+    ({"question": "1 + 1?", "answer": 2}, "own", "number", "1 + 1?", "2", ()),
+    ({"question": "Half?", "answer": 0.5}, "own", "number", "Half?", "0.5", ()),
+    ({"question": "Capital?", "answer": "Paris"}, "own", "text", "Capital?", "Paris", ()),
+    ({"question": "Why?", "answer": None}, "own", "open", "Why?", None, ()),
+    (
+        {"question": "Quiet?", "answer": "library", "choices": ["bank", "library"]},
+        "own",
+        "option",
+        "Quiet?",
+        "B",
+        AB,
+    ),
+    (
+        {"question": "Quiet?", "answer": "b", "choices": {"a": "bank", "b": "library"}},
+        "own",
+        "option",
+        "Quiet?",
+        "B",
+        AB,
+    ),
+    (
+        {"question": "Q?", "answer": "so 600 * 2 = <<600*2=1200>>1,200\n#### 1,200"},
+        "gsm8k",
+        "number",
+        "Q?",
+        "1200",
+        (),
+    ),
+    (COMMONSENSE, "commonsenseqa", "option", "Where is it quiet?", "B", AB),
+    (
+        {
+            "question": "Quiet?",
+            "question_concept": "quiet",
+            "choices": {"label": ["A", "B"], "text": ["bank", "library"]},
+            "answerKey": "B",
+        },
+        "commonsenseqa",
+        "option",
+        "Quiet?",
+        "B",
+        AB,
+    ),
+    (
+        {
+            "id": "Mercury_1",
+            "question": {
+                "stem": "Quiet?",
+                "choices": [{"text": "bank", "label": "1"}, {"text": "library", "label": "2"}],
+            },
+            "answerKey": "2",
+        },
+        "arc",
+        "option",
+        "Quiet?",
+        "B",
+        AB,
+    ),
+    (
+        {
+            "question": "Quiet?",
+            "choices": {"text": ["bank", "library"], "label": ["A", "B"]},
+            "answerKey": "A",
+        },
+        "arc",
+        "option",
+        "Quiet?",
+        "A",
+        AB,
+    ),
+    (
+        {"Body": "A pen costs $ 3.", "Question": "What do 2 cost?", "Answer": 6.0},
+        "svamp",
+        "number",
+        "A pen costs $ 3. What do 2 cost?",
+        "6",
+        (),
+    ),
+    (
+        {"Body": "If a pen costs $ 3", "Question": "what do 2 cost?", "Answer": 6.0},
+        "svamp",
+        "number",
+        "If a pen costs $ 3, what do 2 cost?",
+        "6",
+        (),
+    ),
+    (
+        {"question": "Quiet?", "options": ["A)bank", "B)library"], "correct": "B"},
+        "aqua",
+        "option",
+        "Quiet?",
+        "B",
+        AB,
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "expected"), [(row, rest) for row, *rest in LAYOUTS])
+def test_every_layout_is_told_by_its_keys(
+    tmp_path: Path, row: object, expected: list[object]
+) -> None:
+    (read,) = read_problems(write(tmp_path / "rows.jsonl", row))
+    assert [read.shape, read.kind, read.question, read.reference, read.choices] == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"text": "hello"}, "no problem that we know"),
+        ({"question": "Q?"}, "'answer' is missing; write null"),
+        ({"question": "", "answer": 1}, "'question' is missing"),
+        ({"question": "Q?", "answer": True}, "'answer' is missing"),
+        ({"question": "Q?", "answer": float("nan")}, "'answer' is missing"),
+        ({"question": "Q?", "answer": [1]}, "'answer' is missing"),
+        ({"question": "Q?", "answer": "so\n#### many"}, "'many' is not a number"),
+        ({"question": "Q?", "answer": 1, "shape": "riddle"}, "'shape' is 'riddle'; it can be own"),
+        ({"question": "Q?", "answer": 1, "group": 3}, "'group' must be a text"),
+        ({"question": "Q?", "answer": "C", "choices": ["x", "y"]}, "'C' is none of the choices"),
+        ({"question": "Q?", "answer": "x", "choices": ["x", "x"]}, "'x' is none of the choices"),
+        ({"question": "Q?", "answer": "A", "choices": ["x"]}, "'choices' must be two to 26"),
+        ({"question": "Q?", "answer": "A", "choices": ["x", 3]}, "'choices' must be two to 26"),
+        ({"question": "Q?", "answer": "A", "choices": "x, y"}, "'choices' must be two to 26"),
+        ({"question": "Q?", "answerKey": "A"}, "'choices' is missing"),
+        (
+            {"question": "Q?", "answerKey": "A", "choices": {"label": "AB", "text": None}},
+            "'choices' must be two to 26",
+        ),
+        ({"question": {"stem": "Q?"}, "answerKey": "A"}, "'choices' is missing"),
+        (COMMONSENSE | {"answerKey": ""}, "'answerKey' is missing"),
+        (COMMONSENSE | {"answerKey": "E"}, "'E' is none of the choices"),
+        ({"Body": "B.", "Question": "Q?"}, "'Answer' is missing"),
+        ({"Question": "Q?", "Answer": 1}, "'Body' is missing"),
+        ({"question": "Q?", "options": "A)1", "correct": "A"}, "'options' must be a list"),
+        ({"question": "Q?", "options": ["A)1", "B)2"]}, "'correct' is missing"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_place(tmp_path: Path, row: object, says: str) -> None:
+    path = write(tmp_path / "rows.jsonl", {"question": "Fine?", "answer": 1}, row)
+    with pytest.raises(DataError) as caught:
+        read_problems(path)
+    assert f"{path}, line 2" in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_gzipped_rows_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps({"question": "1 + 1?", "answer": 2}).encode()))
+    assert read_problems(path)[0].reference == "2"
+
+
+def test_a_question_twice_is_refused_or_dropped(tmp_path: Path) -> None:
+    one, same = {"question": "1 + 1?", "answer": 2}, {"question": " 1  + 1? ", "answer": 2}
+    path = write(tmp_path / "rows.jsonl", one, {"question": "2 + 2?", "answer": 4}, same)
+    with pytest.raises(DataError, match=r"line 3: the question of .*line 1 again"):
+        read_problems(path)
+    assert [p.reference for p in read_problems(path, duplicates="drop")] == ["2", "4"]
+
+
+def test_a_question_with_two_answers_is_never_dropped(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "rows.jsonl",
+        {"question": "1 + 1?", "answer": 2},
+        {"question": "1 + 1?", "answer": 3},
+    )
+    with pytest.raises(DataError, match=r"line 2.*with another answer \(3 and 2\)"):
+        read_problems(path, duplicates="drop")
+
+
+def test_the_same_question_with_other_choices_is_another_problem_of_its_group() -> None:
+    one = problem("own", "Where is it quiet?", "A", AB)
+    other = problem("own", "Where is it quiet?", "A", (("A", "forest"), ("B", "port")))
+    assert one.id != other.id
+    assert one.group == other.group
+
+
+def test_rows_read_back_as_the_same_problems(tmp_path: Path) -> None:
+    made = [*sums(20), *carries(20), problem("stored", "Why?", None)]
+    made.append(problem("arc", "Quiet?", "B", AB))
+    assert read_problems(write(tmp_path / "rows.jsonl", *map(as_row, made))) == made
+
+
+def test_sums_are_right_grouped_and_drawn_by_their_seed() -> None:
+    drawn = sums(1000)
+    assert len({p.id for p in drawn}) == 1000
+    for one in drawn:
+        digits = [int(d) for d in one.question.removeprefix("What is ").strip("?").split(" + ")]
+        assert one.reference == str(sum(digits))
+        assert one.group == "sum " + " ".join(map(str, sorted(digits)))
+        assert one.kind == "number"
+    assert sums(50, seed=1) == sums(50, seed=1) != sums(50, seed=2)
+
+
+def test_sums_of_two_digits_carry() -> None:
+    drawn = carries(3645)
+    assert len({p.id for p in drawn}) == 3645
+    for one in drawn:
+        a, b = (int(n) for n in one.question.removeprefix("What is ").strip("?").split(" + "))
+        assert one.reference == str(a + b)
+        assert a % 10 + b % 10 > 9
+        assert 10 <= min(a, b) <= max(a, b) <= 99
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+def test_more_sums_than_there_are_cannot_be_asked_for(count: int) -> None:
+    with pytest.raises(ConfigurationError, match="there are 1000 such sums"):
+        sums(count)
+
+
+def test_the_split_is_the_same_for_ever() -> None:
+    shares = Shares(validation=0.1, test=0.25)
+    groups = ("sum 1 2 3", "sum 0 0 0", "sum 4 4 9", "carry 15 27", "carry 38 47", "a", "b", "v")
+    parts = [part(Problem("x", "sum", "Q?", "1", group=group), shares) for group in groups]
+    assert parts == ["test", "train", "test", "train", "test", "test", "train", "validation"]
+
+
+def test_the_ids_are_the_same_for_ever() -> None:
+    assert problem("own", "What is 1 + 1?", "2").id == "7d05b51ce4769180"
+    assert problem("own", "Where is it quiet?", "B", AB).id == "53b1222e8e3feb38"
+
+
+@given(st.permutations(sums(60)), st.floats(0, 0.4), st.floats(0, 0.4))
+def test_no_group_straddles_the_split_in_whatever_order(
+    problems: list[Problem], validation: float, test: float
+) -> None:
+    shares = Shares(validation, test)
+    parts = split(problems, shares)
+    assert parts == split(sums(60), shares)
+    assert len(parts.train) + len(parts.validation) + len(parts.test) == 60
+    refuse_leaks(parts.train, parts.test)
+    refuse_leaks(parts.train, parts.validation)
+
+
+def test_a_larger_test_share_keeps_the_old_test_problems() -> None:
+    small, large = (split(sums(1000), Shares(0.0, share)).test for share in (0.1, 0.3))
+    assert set(small) < set(large)
+    assert 200 < len(large) < 400
+
+
+def test_all_sums_leave_two_hundred_held_out_problems() -> None:
+    parts = split(sums(1000), Shares(0.0, 0.25))
+    assert len(parts.test) >= 200
+    seen = {p.group for p in parts.train}
+    assert not any(p.group in seen for p in parts.test)
+
+
+@pytest.mark.parametrize(("validation", "test"), [(-0.1, 0.1), (0.5, 0.5), (0.1, 1.0)])
+def test_shares_must_leave_something_to_train_on(validation: float, test: float) -> None:
+    with pytest.raises(ConfigurationError, match="leave nothing to train on"):
+        Shares(validation, test)
+
+
+def test_leaks_are_refused_by_id_by_group_and_by_question() -> None:
+    known = problem("sum", "What is 1 + 2 + 3?", "6", group="sum 1 2 3")
+    fresh = problem("sum", "What is 4 + 2 + 3?", "9", group="sum 2 3 4")
+    refuse_leaks([known], [fresh])
+    permuted = problem("sum", "What is 3 + 2 + 1?", "6", group="sum 1 2 3")
+    renamed = replace(fresh, id="other", question="what is  1 + 2 + 3?")
+    for leak in (known, permuted, renamed):
+        with pytest.raises(DataError, match=r"1 test problems are also in training.*1 \+ 2 \+ 3"):
+            refuse_leaks([known], [fresh, leak])
+
+
+def test_stored_answers_become_open_problems_with_who_wrote_the_reply() -> None:
+    stored = answer()
+    assert stored.winner is not None
+    (reply,) = open_problems([stored], frozenset({stored.winner.candidate.member}))
+    assert reply.problem.kind == "open"
+    assert reply.problem.question == "Be brief.\n\nWhy? 蓝\n'"
+    assert (reply.by, reply.text) == ("claude", "Because.")
+
+
+def test_replies_of_others_withheld_ones_and_conversations_are_left_out() -> None:
+    stored = answer()
+    claude = frozenset({"claude"})
+    first = stored.candidates[0]
+    asked = stored.prompt.messages[-1]
+    talk = replace(
+        stored, prompt=Prompt((asked, Message("assistant", "Hm."), Message("user", "Well?")))
+    )
+    refused = replace(first.candidate, outcome=Completion("No.", "refusal", "claude-x"))
+    failed = replace(first.candidate, outcome=Failure("timeout", "late"))
+    no_reply = [
+        replace(stored, candidates=(replace(first, candidate=one),)) for one in (refused, failed)
+    ]
+    nobody = replace(stored, selection=replace(stored.selection, winner=None))
+    assert open_problems([stored], frozenset({"gemma"})) == []
+    assert open_problems([talk, *no_reply, nobody], claude) == []
+
+
+def test_of_several_answers_to_one_question_the_best_rewarded_is_taken() -> None:
+    stored = answer()
+    first = stored.candidates[0]
+    low, none, high = (
+        replace(stored, candidates=(replace(first, reward=reward),)) for reward in (1.0, None, 4.0)
+    )
+    (best,) = open_problems([none, low, high, low], frozenset({"claude"}))
+    assert best.reward == 4.0
+
+
+@pytest.mark.parametrize(
+    ("file", "count", "kind"),
+    [
+        ("gsm8k/train.jsonl.gz", 7473, "number"),
+        ("gsm8k/test.jsonl.gz", 1319, "number"),
+        ("svamp.jsonl.gz", 1000, "number"),
+        ("commonsenseqa/train.jsonl.gz", 9741, "option"),
+        ("commonsenseqa/dev.jsonl.gz", 1221, "option"),
+        ("aqua/dev.jsonl.gz", 254, "option"),
+        ("aqua/test.jsonl.gz", 254, "option"),
+    ],
+)
+def test_the_public_sets_are_read_whole(file: str, count: int, kind: str) -> None:
+    if not (DATA / file).is_file():
+        pytest.skip(f"the public set {file} is not here")
+    read = read_problems(DATA / file)
+    assert len(read) == count
+    assert {p.kind for p in read} == {kind}
