@@ -6,6 +6,7 @@ safetensors once and kept in the cache.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import shutil
@@ -85,6 +86,23 @@ def base_checkpoint(model: str, cache: Path = CACHE) -> Path:
     return fetch(model)
 
 
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that a transformers trainer left there whole: it writes
+    `trainer_state.json` last, and removes the one before only then."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return None if newest is None else str(newest)
+
+
+def weights_sha256(folder: Path) -> str:
+    """A hash of all safetensors of a model."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
 def _from_gguf(model: ModelName, cache: Path) -> Path:
     file = MODEL_FILES[model]
     target = cache / f"{model}-{file.sha256[:12]}"
@@ -103,12 +121,15 @@ def _from_gguf(model: ModelName, cache: Path) -> Path:
     made.load_state_dict(read.state_dict())
     made.tie_weights()
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
-    made.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(source.parent, **options).save_pretrained(partial)
-    origin = {"model": model, "gguf_sha256": file.sha256}
-    (partial / "origin.json").write_text(json.dumps(origin), encoding="utf-8")
     try:
-        return partial.rename(target)
-    except OSError:  # another process was first
-        shutil.rmtree(partial)
-        return target
+        made.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(source.parent, **options).save_pretrained(partial)
+        origin = {"model": model, "gguf_sha256": file.sha256}
+        (partial / "origin.json").write_text(json.dumps(origin), encoding="utf-8")
+        partial.rename(target)
+    except OSError:
+        if not target.is_dir():  # unless another process was first
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target

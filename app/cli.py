@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -61,7 +60,7 @@ from app.scorers.examples import read_examples
 from app.scorers.local import open_local_scorer
 from app.scorers.picture import draw
 from app.scorers.report import measure
-from app.scorers.training import Recipe, parted, train
+from app.scorers.training import Precision, Recipe, Tune, parted, train
 from app.settings import JudgeScorerSpec, ScorerSpec, Settings
 from app.standing import open_standing
 from app.store import AnswerStore
@@ -75,17 +74,6 @@ app = typer.Typer(
 )
 scorers = typer.Typer(help="Measure scorers, and train one of your own.", no_args_is_help=True)
 app.add_typer(scorers, name="scorer")
-
-
-class Tune(StrEnum):
-    lora = "lora"
-    head = "head"
-
-
-class PrecisionName(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
 
 
 out = Console()
@@ -205,9 +193,13 @@ def score(
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
-    """Show who sits on the board, who does not and why, and each member's win rate."""
+    """Show who sits on the board, who does not and why, and each member's win rate.
+
+    Win rates are read from the database, which is made or migrated as by `serve`.
+    """
     settings = _settings()
-    rates = asyncio.run(_win_rates(settings)) or {}
+    known = asyncio.run(_win_rates(settings))
+    rates = known or {}
     fewest = settings.standing_min
     seats = [seat_document(seat, rates.get(seat.name), fewest) for seat in settings.seats]
     if as_json:
@@ -226,7 +218,7 @@ def models(as_json: AsJson = False) -> None:
     if settings.standing == "wins":
         short = any(seat.seated and seat.win_rate is None for seat in seats)
         until = f", until every member asked has competed in {fewest} answers"
-        ties = ties + until if short else "the higher win rate"
+        ties = "the higher win rate" if not short else ties + (until if known else "")
     out.print(f"Ties go to {ties}. Scorer: {scorers}.")
 
 
@@ -269,7 +261,8 @@ def evaluate_scorer(
         typer.Option(help="Instead, a local reward model: a folder, or a hub id."),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="With --model: longest prompt with reply, in tokens.")
+        int | None,
+        typer.Option(help="With --model: longest prompt with reply, in tokens.", min=32),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many pairs of each set.")] = None,
     at_once: Annotated[int, typer.Option(help="Replies scored at a time.", min=1)] = 8,
@@ -285,6 +278,8 @@ def evaluate_scorer(
     """
     if model and name:
         raise ConfigurationError("--scorer is a step of the ladder, --model none: choose one")
+    if max_tokens and not model:
+        raise ConfigurationError("--max-tokens is for --model; a step of the ladder has its own")
     found = read_pairs(pairs)
     if limit:
         found = [p for _, group in _by_source(found).items() for p in group[:limit]]
@@ -327,12 +322,12 @@ def train_scorer(
     ] = "smollm2-135m-instruct",
     tune: Annotated[
         Tune, typer.Option(help="lora: adapt the base too; head: leave the base as it is.")
-    ] = Tune.lora,
+    ] = "lora",
     held_out: Annotated[
         list[str] | None,
         typer.Option(help="A set to measure on and not to train on; may be repeated."),
     ] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the data.", min=0)] = 1.0,
+    epochs: Annotated[float, typer.Option(help="Passes over the data.", min=0.001)] = 1.0,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.", min=0)] = 2e-4,
     batch: Annotated[int, typer.Option(help="Examples to a step.", min=1)] = 16,
     micro_batch: Annotated[int, typer.Option(help="Examples in memory at once.", min=1)] = 4,
@@ -348,8 +343,8 @@ def train_scorer(
         float, typer.Option(help="Share of prompts kept for measuring.", min=0, max=0.9)
     ] = 0.1,
     precision: Annotated[
-        PrecisionName, typer.Option(help="auto: bfloat16 where the device has it in hardware.")
-    ] = PrecisionName.auto,
+        Precision, typer.Option(help="auto: bfloat16 where the device has it in hardware.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of order and spoiled replies.")] = 7,
 ) -> None:
     """Train a reward head and measure it; the same command goes on where it was interrupted.
@@ -360,7 +355,7 @@ def train_scorer(
     """
     recipe = Recipe(
         base=base,
-        tune=tune.value,
+        tune=tune,
         epochs=epochs,
         learning_rate=learning_rate,
         batch=batch,
@@ -370,7 +365,7 @@ def train_scorer(
         spoiled=spoiled,
         validation=validation,
         held_out=tuple(held_out or ()),
-        precision=precision.value,
+        precision=precision,
         seed=seed,
     )
     parts = parted(read_examples(data), recipe)
@@ -386,7 +381,7 @@ def train_scorer(
         progress.update(task, visible=False)
         count = len(parts.validation) + len(parts.held_out)
         task = progress.add_task("measuring", total=count)
-        report = asyncio.run(measure(head, parts, recipe, out, lambda: progress.advance(task)))
+        report = asyncio.run(measure(head, parts, out, lambda: progress.advance(task)))
     typer.echo(report.text)
     err.print(Text(f"The report with its pictures is {out / 'report.md'}. Serve the head with"))
     err.print(Text(f'[scorer]\nkind = "local"\nmodel = "{head}"', "green"))

@@ -36,6 +36,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
 def _row(where: str, line: str) -> Row:
     try:
         row = json.loads(line)
+        json.dumps(row, ensure_ascii=False).encode()  # an escaped half of a surrogate pair
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
     if not isinstance(row, dict):

@@ -157,6 +157,7 @@ def test_help_helps() -> None:
         (BOARD, ["ask", " "], "prompt"),
         (BOARD, ["scorer", "eval", "nowhere.jsonl"], "nowhere.jsonl"),
         (BOARD, ["scorer", "eval", "a", "--model", "b", "--scorer", "c"], "choose one"),
+        (BOARD, ["scorer", "eval", "a", "--max-tokens", "64"], "--max-tokens is for --model"),
         (BOARD, ["scorer", "eval", "starboard.toml"], "starboard.toml, line"),
         (BOARD, ["scorer", "train", "nowhere.jsonl", "--out", "o"], "nowhere.jsonl"),
         (BOARD, ["ask", "a", "--member", "zed"], "zed is not seated"),

@@ -32,6 +32,7 @@ def test_a_packed_file_is_unpacked(tmp_path: Path) -> None:
         (b'{"a": 1}\n{', "line 2"),
         (b"[1]", "line 1: not a JSON object"),
         (b"\xff\xfe", "cannot be read"),
+        (b'{"a": "\\ud800"}', "line 1: .*surrogates not allowed"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, content: bytes, match: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from app.scorers import Scorer
 RIGHT_OFTEN = 0.75
 BINS = 10
 WEIGHTS = Weights()
+# Between the turns of a prompt, as the card of HelpSteer2 has it.
+_TURN = re.compile(r"\n?<extra_id_1>(Assistant|User)\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Pair:
     """Two replies to one prompt; people preferred `better`. `source` names the set."""
 
     source: str
-    prompt: str
+    prompt: Prompt
     better: str
     worse: str
 
@@ -115,8 +118,20 @@ def as_pair(where: str, row: Row) -> Pair:
     """The pair in a row; raises `DataError` that names the place."""
     match row:
         case {"prompt": str(prompt), "better": str(better), "worse": str(worse)} if prompt.strip():
-            return Pair(str(row.get("set", "pairs")), prompt, better, worse)
+            return Pair(str(row.get("set", "pairs")), as_prompt(where, prompt), better, worse)
     raise DataError(f"{where}: needs prompt, better and worse, all of them text")
+
+
+def as_prompt(where: str, text: str) -> Prompt:
+    """A prompt of one turn, or of several with HelpSteer2's marks between them. Raises
+    `DataError` that names the place."""
+    first, *rest = _TURN.split(text)
+    later = zip(rest[::2], rest[1::2], strict=True)
+    turns = [Message("assistant" if who == "Assistant" else "user", said) for who, said in later]
+    try:
+        return Prompt((Message("user", first), *turns))
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 async def score_pairs(
@@ -135,9 +150,8 @@ async def score_pairs(
                 return None
 
     async def scored(pair: Pair) -> ScoredPair:
-        prompt = Prompt((Message("user", pair.prompt),))
         better, worse = await asyncio.gather(
-            reward(prompt, pair.better), reward(prompt, pair.worse)
+            reward(pair.prompt, pair.better), reward(pair.prompt, pair.worse)
         )
         tell()
         return ScoredPair(pair, better, worse)
@@ -181,8 +195,9 @@ def markdown(rows: Sequence[Evaluation]) -> str:
 
 def _row(row: Evaluation) -> str:
     resolution = "none" if row.resolution is None else f"{row.resolution:.2f}"
+    source = " ".join(row.source.replace("|", "\\|").split())
     return (
-        f"| {row.source} | {row.accuracy.n} | {row.accuracy} "
+        f"| {source} | {row.accuracy.n} | {row.accuracy} "
         f"| {row.length_balanced:.1%} | {row.length_correlation:+.2f} | {resolution} "
         f"| {row.calibration_error:.3f} | {row.unscored} |"
     )

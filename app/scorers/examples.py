@@ -14,20 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.domain import ATTRIBUTES, Message, Prompt
+from app.domain import ATTRIBUTES, Prompt
 from app.errors import DataError
 from app.jsonl import Row, read_rows
-from app.scorers.evaluation import as_pair
+from app.scorers.evaluation import as_pair, as_prompt
 
 Labels = tuple[float | None, ...]
 
-# Multi-turn prompts of HelpSteer2, as its card has them.
-_TURN = re.compile(r"\n?<extra_id_1>(Assistant|User)\n")
 # What a spoiled reply is known to be: no help and not correct. The rest nobody labelled.
 WORTHLESS: Labels = (0.0, 0.0, None, None, None)
 _HIGHEST = 4
@@ -97,13 +94,16 @@ def with_spoiled(examples: Sequence[Example], share: float, seed: int) -> list[E
 
 
 def _spoiled(example: Example, other: Example, draw: random.Random) -> Example:
-    reply = spoiled(example, other, draw)
+    # A shuffled reply of one word is the reply; the prompt again may be one too.
+    while (reply := spoiled(example, other, draw)).strip() in map(str.strip, example.replies):
+        pass
     labels = None if example.labels is None else (*example.labels, WORTHLESS)
     return Example(example.source, example.prompt, (*example.replies, reply), labels)
 
 
 def spoiled(example: Example, other: Example, draw: random.Random) -> str:
-    """A reply that is worth nothing to this prompt; `other` lends its own to be off-topic."""
+    """A reply that is worth nothing to this prompt, but for chance; `other` lends its own to be
+    off-topic."""
     words = example.replies[0].split() or ["..."]
     asked = example.prompt.turns[-1].content
     kinds = (
@@ -125,12 +125,12 @@ def spoiled(example: Example, other: Example, draw: random.Random) -> str:
 def _example(where: str, row: Row) -> Example:
     if "better" in row:
         pair = as_pair(where, row)
-        return Example(pair.source, _prompt(where, pair.prompt), (pair.better, pair.worse))
+        return Example(pair.source, pair.prompt, (pair.better, pair.worse))
     match row:
         case {"prompt": str(prompt), "response": str(response)} if prompt.strip():
             labels = tuple(_label(where, name, row.get(name)) for name in ATTRIBUTES)
             source = str(row.get("set", "labelled"))
-            return Example(source, _prompt(where, prompt), (response,), (labels,))
+            return Example(source, as_prompt(where, prompt), (response,), (labels,))
     raise DataError(
         f"{where}: needs prompt, response and the five attributes, or prompt, better and worse"
     )
@@ -140,13 +140,3 @@ def _label(where: str, name: str, value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _HIGHEST:
         return float(value)
     raise DataError(f"{where}: {name} must be a number from 0 to {_HIGHEST}")
-
-
-def _prompt(where: str, text: str) -> Prompt:
-    first, *rest = _TURN.split(text)
-    later = zip(rest[::2], rest[1::2], strict=True)
-    turns = [Message("assistant" if who == "Assistant" else "user", said) for who, said in later]
-    try:
-        return Prompt((Message("user", first), *turns))
-    except ValueError as error:
-        raise DataError(f"{where}: {error}") from error

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -132,14 +133,17 @@ def _head(folder: Path) -> tuple[Head, float]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         head = head_of(config)
-    except ValueError as error:
+        resolution = float(config.get(RESOLUTION_KEY, RESOLUTION))
+        if not 0 <= resolution < math.inf:
+            raise ValueError(f"{RESOLUTION_KEY} in config.json must be a number from 0 on")
+    except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{folder}: {error}") from error
     if head is None:
         raise ConfigurationError(
             f"{folder} is no reward model of a known kind: id2label in config.json must name"
             " the five attributes or one output"
         )
-    return head, float(config.get(RESOLUTION_KEY, RESOLUTION))
+    return head, resolution
 
 
 def best_device() -> str:

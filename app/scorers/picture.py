@@ -34,7 +34,8 @@ def draw(margins: Sequence[float], title: str, path: Path) -> None:
     axes.axhline(RIGHT_OFTEN, color="grey", linewidth=0.8, linestyle="--")
     if steepness > 0 and (resolution := math.log(3) / steepness) <= widest:
         axes.axvline(resolution, color="grey", linewidth=0.8, linestyle="--")
-    axes.set(title=title, xlabel="margin of the reward", ylabel="share right", ylim=(0, 1))
+    axes.set(xlabel="margin of the reward", ylabel="share right", ylim=(0, 1))
+    axes.set_title(title, parse_math=False)
     axes.legend(loc="lower right")
     figure.savefig(path)
 

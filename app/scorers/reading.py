@@ -114,7 +114,8 @@ def plain(prompt: Prompt) -> str:
 def open_reader(folder: Path, *, max_tokens: int | None, pairs: bool, trust: bool) -> Reader:
     """The reader of a model in a folder. `pairs` allows one without a chat template.
 
-    `max_tokens` None: the model's own limit, as far as its files state it.
+    `max_tokens` None: the model's own limit, as far as its files state it; no more than that
+    in any case.
     Raises `ConfigurationError`.
     """
     from transformers import AutoTokenizer
@@ -131,7 +132,7 @@ def open_reader(folder: Path, *, max_tokens: int | None, pairs: bool, trust: boo
         raise ConfigurationError(
             f"the tokenizer in {folder} has no chat template, and a decoder needs its own"
         )
-    limit = max_tokens or min(tokenizer.model_max_length, _positions(folder), MAX_TOKENS)
+    limit = min(max_tokens or MAX_TOKENS, tokenizer.model_max_length, _positions(folder))
     templated = bool(tokenizer.chat_template)
     return Reader(tokenizer, limit, templated and _takes_system(tokenizer), not templated)
 

@@ -1,20 +1,23 @@
 """What a trained head is worth: measured on prompts it never saw, by the code that serves it.
 
-Writes `report.md` with its pictures beside the head, and the head's resolution into its config.
+Writes `report.md` with its pictures beside the head, and the head's resolution, told from the
+validation part alone, into its config.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from app.domain import ATTRIBUTES, Attributes, Completion
+from app.domain import ATTRIBUTES, Attributes, Completion, Prompt
+from app.errors import UpstreamError
 from app.scorers import Scorer
 from app.scorers.evaluation import (
+    WEIGHTS,
     Evaluation,
     Pair,
     ScoredPair,
@@ -26,34 +29,35 @@ from app.scorers.evaluation import (
 from app.scorers.examples import Example, Labels
 from app.scorers.local import RESOLUTION_KEY, open_local_scorer
 from app.scorers.picture import draw, draw_attributes
-from app.scorers.training import Parts, Recipe, change_config, uses_bfloat16
+from app.scorers.training import Parts, change_config
 
 AT_ONCE = 16
 # A resolution from fewer pairs would be a guess.
 LEAST_PAIRS = 50
 
-Rows = list[tuple[Labels, Attributes]]
+Tell = Callable[[], None]
+# An example with what the head said of its reply; None if it said nothing that counts.
+Said = tuple[Example, Attributes | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`evaluations` of pairs by set, those of the validation part first; `resolution` from them,
-    None if it could not be told. `text` is the report in Markdown."""
+    """`evaluations` of pairs by set, those of the validation part first; `resolution` from these
+    alone, under the default weights, None if it could not be told. `text` is the report in
+    Markdown."""
 
     evaluations: tuple[Evaluation, ...]
     resolution: float | None
     text: str
 
 
-async def measure(
-    head: Path, parts: Parts, recipe: Recipe, out: Path, tell: Callable[[], None]
-) -> Report:
+async def measure(head: Path, parts: Parts, out: Path, tell: Tell) -> Report:
     """Score validation and held-out examples with the head as it will be served.
 
-    `tell` is called after each example. Raises `ConfigurationError` without matplotlib.
+    `tell` is called after each example. Raises `ConfigurationError` without matplotlib, or if the
+    head does not load.
     """
-    dtype = "bfloat16" if uses_bfloat16(recipe) else "float32"
-    async with open_local_scorer(str(head), dtype=dtype, max_tokens=recipe.max_tokens) as scorer:
+    async with open_local_scorer(str(head)) as scorer:
         if parts.training[0].labels is None:
             report = await _of_pairs(scorer, parts, out, tell)
         else:
@@ -64,15 +68,17 @@ async def measure(
     return report
 
 
-async def _of_pairs(scorer: Scorer, parts: Parts, out: Path, tell: Callable[[], None]) -> Report:
+async def _of_pairs(scorer: Scorer, parts: Parts, out: Path, tell: Tell) -> Report:
     validation = [_pair("validation", example) for example in parts.validation]
     held_out = [_pair(example.source, example) for example in parts.held_out]
     scored = await score_pairs(scorer, [*validation, *held_out], at_once=AT_ONCE, tell=tell)
     ours, others = scored[: len(validation)], scored[len(validation) :]
     rows = [evaluate("validation", ours)] if ours else []
     resolution = _resolution(rows[0]) if rows else None
-    by_set = [list(group) for _, group in itertools.groupby(others, lambda one: one.pair.source)]
-    rows += [evaluate(group[0].pair.source, group) for group in by_set]
+    by_set: dict[str, list[ScoredPair]] = {}
+    for one in others:
+        by_set.setdefault(one.pair.source, []).append(one)
+    rows += [evaluate(source, group) for source, group in by_set.items()]
     rows += [evaluate("all held out", others)] if len(by_set) > 1 else []
     text = markdown(rows)
     for name, part in (("validation", ours), ("held-out", others)):
@@ -82,73 +88,96 @@ async def _of_pairs(scorer: Scorer, parts: Parts, out: Path, tell: Callable[[], 
     return Report(tuple(rows), resolution, text)
 
 
-async def _of_labels(scorer: Scorer, parts: Parts, out: Path, tell: Callable[[], None]) -> Report:
+async def _of_labels(scorer: Scorer, parts: Parts, out: Path, tell: Tell) -> Report:
+    rows, texts, resolution = [], [], None
+    for name, examples in (("validation", parts.validation), ("held-out", parts.held_out)):
+        if not examples:
+            continue
+        said = await _said(scorer, examples, tell)
+        texts += [f"## {name.capitalize()}", _by_attribute(said)]
+        picture = f"{name}-reliability.svg"
+        draw_attributes(
+            [_reliability(said, place) for place in range(len(ATTRIBUTES))], out / picture
+        )
+        texts.append(f"![label by prediction, each attribute, {name}]({picture})")
+        if compared := _compared(said):
+            row = evaluate(f"the more helpful of two, {name}", compared)
+            draw(
+                [m for one in compared if (m := one.margin) is not None], name, out / f"{name}.svg"
+            )
+            texts += [markdown([row]), f"![share right by margin, {name}]({name}.svg)"]
+            rows.append(row)
+            resolution = _resolution(row) if name == "validation" else resolution
+    return Report(tuple(rows), resolution, "\n\n".join(texts) or "Nothing was kept to measure on.")
+
+
+async def _said(scorer: Scorer, examples: Sequence[Example], tell: Tell) -> list[Said]:
     free = asyncio.Semaphore(AT_ONCE)
 
-    async def attributes(example: Example) -> Attributes:
+    async def one(example: Example) -> Said:
         async with free:
-            score = await scorer.score(example.prompt, Completion(example.replies[0], "stop", ""))
-        tell()
-        assert isinstance(score.outcome, Attributes)
-        return score.outcome
+            try:
+                score = await scorer.score(
+                    example.prompt, Completion(example.replies[0], "stop", "unknown")
+                )
+            except UpstreamError:
+                return example, None
+            finally:
+                tell()
+        return example, score.outcome if isinstance(score.outcome, Attributes) else None
 
-    examples = [*parts.validation, *parts.held_out]
-    found = await asyncio.gather(*map(attributes, examples))
-    rows = [
-        (example.labels[0], one)
-        for example, one in zip(examples, found, strict=True)
-        if example.labels
-    ]
+    return list(await asyncio.gather(*map(one, examples)))
+
+
+def _by_attribute(said: Sequence[Said]) -> str:
     lines = ["| attribute | replies | mean error | rank correlation |", "|---|---|---|---|"]
     for place, name in enumerate(ATTRIBUTES):
-        pairs = attribute_pairs(rows, place)
-        error = fmean(abs(said - label) for said, label in pairs)
-        correlation = spearman([said for said, _ in pairs], [label for _, label in pairs])
+        pairs = _reliability(said, place)
+        error = fmean(abs(one - label) for one, label in pairs) if pairs else float("nan")
+        correlation = spearman([one for one, _ in pairs], [label for _, label in pairs])
         lines.append(f"| {name} | {len(pairs)} | {error:.2f} | {correlation:+.2f} |")
-    draw_attributes([attribute_pairs(rows, place) for place in range(5)], out / "reliability.svg")
-    text = "\n".join(lines) + "\n\n![label by prediction, each attribute](reliability.svg)"
-    compared = _compared(examples, found)
-    if not compared:
-        return Report((), None, text)
-    row = evaluate("the more helpful of two", compared)
-    draw([one.margin for one in compared if one.margin is not None], row.source, out / "pairs.svg")
-    text += f"\n\n{markdown([row])}\n\n![share right by margin](pairs.svg)"
-    return Report((row,), _resolution(row), text)
+    unscored = sum(attributes is None for _, attributes in said)
+    return "\n".join(lines) + (f"\n\n{unscored} replies could not be scored." if unscored else "")
 
 
-def attribute_pairs(rows: Rows, place: int) -> list[tuple[float, float]]:
-    """What the head said and what the label is, of one attribute, wherever there is a label."""
+def _reliability(said: Iterable[Said], place: int) -> list[tuple[float, float]]:
+    """What the head said and what the label is, of one attribute."""
     return [
-        (float(getattr(said, ATTRIBUTES[place])), label)
-        for labels, said in rows
-        if (label := labels[place]) is not None
+        (float(getattr(attributes, ATTRIBUTES[place])), label)
+        for example, attributes in said
+        if attributes is not None and (label := _label(example)[place]) is not None
     ]
 
 
-def _compared(examples: Sequence[Example], found: Sequence[Attributes]) -> list[ScoredPair]:
+def _compared(said: Iterable[Said]) -> list[ScoredPair]:
     """Replies to one prompt of which one was labelled more helpful, with their rewards."""
-    from app.scorers.evaluation import WEIGHTS
-
-    by_prompt: dict[str, list[tuple[Example, float]]] = {}
-    for example, said in zip(examples, found, strict=True):
-        key = repr(example.prompt.turns)
-        by_prompt.setdefault(key, []).append((example, WEIGHTS.reward(said)))
+    by_prompt: dict[Prompt, list[Said]] = {}
+    for example, attributes in said:
+        by_prompt.setdefault(example.prompt, []).append((example, attributes))
     pairs = []
-    for key, replies in by_prompt.items():
-        for (one, reward), (other, other_reward) in itertools.combinations(replies, 2):
-            better, worse = (one, reward), (other, other_reward)
-            if _helpfulness(one) == _helpfulness(other):
+    for prompt, replies in by_prompt.items():
+        for one, other in itertools.combinations(replies, 2):
+            (worse, low), (better, high) = sorted(
+                (one, other), key=lambda pair: _helpfulness(pair[0])
+            )
+            if _helpfulness(worse) == _helpfulness(better):
                 continue
-            if _helpfulness(one) < _helpfulness(other):
-                better, worse = worse, better
-            pair = Pair(one.source, key, better[0].replies[0], worse[0].replies[0])
-            pairs.append(ScoredPair(pair, better[1], worse[1]))
+            pair = Pair(better.source, prompt, better.replies[0], worse.replies[0])
+            pairs.append(ScoredPair(pair, _reward(high), _reward(low)))
     return pairs
 
 
-def _helpfulness(example: Example) -> float:
+def _label(example: Example) -> Labels:
     assert example.labels
-    return example.labels[0][0] or 0.0
+    return example.labels[0]
+
+
+def _helpfulness(example: Example) -> float:
+    return _label(example)[0] or 0.0
+
+
+def _reward(attributes: Attributes | None) -> float | None:
+    return None if attributes is None else WEIGHTS.reward(attributes)
 
 
 def _resolution(row: Evaluation) -> float | None:
@@ -157,4 +186,4 @@ def _resolution(row: Evaluation) -> float | None:
 
 def _pair(source: str, example: Example) -> Pair:
     better, worse, *_ = example.replies
-    return Pair(source, example.prompt.turns[-1].content, better, worse)
+    return Pair(source, example.prompt, better, worse)

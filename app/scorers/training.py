@@ -8,6 +8,7 @@ that template and truncation cannot differ, and the result is an ordinary checkp
 `app/scorers/local.py`.
 
 A run that was interrupted goes on at its last checkpoint when the same command is given again.
+Two runs at once in one folder are not guarded against.
 """
 
 from __future__ import annotations
@@ -15,31 +16,37 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from app.checkpoints import base_checkpoint, quiet, require
+from app.checkpoints import base_checkpoint, last_checkpoint, quiet, require, weights_sha256
 from app.domain import ATTRIBUTES, Completion
 from app.errors import ConfigurationError
+from app.runs import begin, write_text
 from app.scorers.examples import Example, Labels, prompt_key, split, with_spoiled
-from app.scorers.local import best_device, collated
+from app.scorers.local import RESOLUTION_KEY, best_device, collated
 from app.scorers.reading import Reader, Reading, open_reader
 
+Tune = Literal["lora", "head"]
 Precision = Literal["auto", "float32", "bfloat16"]
+# Hears of steps done and steps in all.
 Tell = Callable[[int, int], None]
 
+# Weight of the square of a prompt's mean reward, so that rewards stay near zero.
 CENTRE = 0.01
+# Share of the steps in which the learning rate rises.
 WARM_UP = 0.05
 # Outputs of an attribute head are differences from the middle of the scale.
 MIDDLE = 2.0
 CHECKPOINTS = 10
-# Where transformers' sequence classifiers keep their heads.
-HEADS = ("score.", "classifier.")
+# Where transformers' sequence classifiers keep their heads, what leads up to them included.
+HEADS = ("score.", "classifier.", "pre_classifier.", "pooler.", "head.")
 MANIFEST = "training.json"
 
 
@@ -51,10 +58,11 @@ class Recipe:
     `micro_batch` of them at a time are in memory; `max_tokens` bounds a prompt with its reply.
     `spoiled` is the share of examples that get a spoiled reply, `validation` the share of prompts
     kept for measuring. Sets named in `held_out` are not trained on, nor are their prompts.
+    Raises `ConfigurationError` if a step cannot be made of micro-batches.
     """
 
     base: str
-    tune: Literal["lora", "head"] = "lora"
+    tune: Tune = "lora"
     epochs: float = 1.0
     learning_rate: float = 2e-4
     batch: int = 16
@@ -66,6 +74,13 @@ class Recipe:
     held_out: tuple[str, ...] = ()
     precision: Precision = "auto"
     seed: int = 7
+
+    def __post_init__(self) -> None:
+        if self.batch > self.micro_batch and self.batch % self.micro_batch:
+            raise ConfigurationError(
+                f"a batch of {self.batch} is no whole number of micro-batches of"
+                f" {self.micro_batch}: change one of them"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +116,24 @@ def train(parts: Parts, recipe: Recipe, out: Path, tell: Tell) -> Path:
     """Fit the head and return the folder of the finished checkpoint, `out/head`.
 
     `tell` gets steps done and steps in all. Raises `ConfigurationError`: a package is missing,
-    the base does not load, or `out` holds another run.
+    the base does not load, there are several GPUs, or `out` holds another run.
     """
     require("training a head", "torch", "transformers", "peft", "accelerate", extra="star")
+    import torch
     import transformers
 
+    if torch.cuda.device_count() > 1:
+        raise ConfigurationError("a head is trained on one GPU: set CUDA_VISIBLE_DEVICES=0")
     head = out / "head"
-    manifest = _manifest(parts, recipe)
-    _begin(out, manifest)
+    folder = base_checkpoint(recipe.base)
+    manifest = _manifest(parts, recipe, folder)
+    begin(out, manifest, MANIFEST)
     if head.is_dir():
         return head
     with quiet(), warnings.catch_warnings():
         # Its trainer (5.23) asks models for a property that it calls deprecated itself.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         transformers.set_seed(recipe.seed)
-        folder = base_checkpoint(recipe.base)
         network, reader = _open(folder, parts.training, recipe)
         items = _items(with_spoiled(parts.training, recipe.spoiled, recipe.seed), reader)
         pad = _padding(reader, items)
@@ -124,10 +142,14 @@ def train(parts: Parts, recipe: Recipe, out: Path, tell: Tell) -> Path:
         tuned = _with_adapter(network, recipe)
         checkpoints = out / "checkpoints"
         trainer = _trainer(tuned, items, pad, recipe, checkpoints=checkpoints, tell=tell)
-        trainer.train(resume_from_checkpoint=_last(checkpoints))
+        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
         merged = tuned.merge_and_unload() if recipe.tune == "lora" else tuned
         merged.config.pad_token_id = own_pad
         merged.config.starboard_trained_on = manifest["data_sha256"]
+        # Of a base that was a head itself; this one is measured anew.
+        vars(merged.config).pop(RESOLUTION_KEY, None)
+        # Whoever serves the head reads its limit there.
+        reader.tokenizer.model_max_length = reader.max_tokens
         partial = out / "head.partial"
         shutil.rmtree(partial, ignore_errors=True)
         merged.save_pretrained(partial)
@@ -138,12 +160,10 @@ def train(parts: Parts, recipe: Recipe, out: Path, tell: Tell) -> Path:
 
 
 def change_config(folder: Path, **values: object) -> None:
-    """Set keys of a checkpoint's config.json."""
+    """Set keys of a model's config.json."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) | values
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(config, indent=2), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(config, indent=2))
 
 
 def bfloat16_is_fast(device: str) -> bool:
@@ -161,10 +181,14 @@ def uses_bfloat16(recipe: Recipe) -> bool:
     return recipe.precision == "bfloat16"
 
 
-def _manifest(parts: Parts, recipe: Recipe) -> dict[str, object]:
-    rows = json.dumps([asdict(e) for e in parts.training], ensure_ascii=False)
+def _manifest(parts: Parts, recipe: Recipe, folder: Path) -> dict[str, object]:
+    """What makes the head; the hash of the data is of all parts, before replies are spoiled."""
+    rows = json.dumps(asdict(parts), ensure_ascii=False)
     return {
         "recipe": asdict(recipe),
+        "base_sha256": weights_sha256(folder),
+        "device": best_device(),
+        "bfloat16": uses_bfloat16(recipe),
         "kind": "pairs" if parts.training[0].labels is None else "labels",
         "training": len(parts.training),
         "validation": len(parts.validation),
@@ -177,24 +201,8 @@ def _manifest(parts: Parts, recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _begin(out: Path, manifest: Mapping[str, object]) -> None:
-    """Write the manifest of a new run; for one that goes on, see that it is the same run."""
-    path = out / MANIFEST
-    ours = json.loads(json.dumps(manifest))
-    if path.is_file():
-        if json.loads(path.read_text(encoding="utf-8")) != ours:
-            raise ConfigurationError(
-                f"{out} holds a run with other data, settings or versions: name another folder"
-            )
-        return
-    if out.is_dir() and any(out.iterdir()):
-        raise ConfigurationError(f"{out} is not empty, and holds no run: name another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(ours, indent=2), encoding="utf-8")
-
-
 def _open(folder: Path, examples: Sequence[Example], recipe: Recipe) -> tuple[Any, Reader]:
-    """The body with a head of zeros, and what reads texts for it."""
+    """The body with a new head (of zeros, for a decoder), and what reads texts for it."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -212,8 +220,13 @@ def _open(folder: Path, examples: Sequence[Example], recipe: Recipe) -> tuple[An
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigurationError(f"{recipe.base} does not load as a base: {error}") from error
-    if wrong := [name for name, *_ in report["mismatched_keys"] if not name.startswith(HEADS)]:
+    if wrong := [name for name, *_ in report["mismatched_keys"] if not name.startswith(HEADS[:2])]:
         raise ConfigurationError(f"{recipe.base}: the size of {wrong[0]} is not the model's")
+    prefix = f"{network.base_model_prefix}."
+    missing = {name.removeprefix(prefix) for name in report["missing_keys"]}
+    if lacking := sorted(name for name in missing if not name.startswith(HEADS)):
+        # transformers fills them with random numbers.
+        raise ConfigurationError(f"{recipe.base} lacks weights: {', '.join(lacking[:3])}")
     decoder = hasattr(network, "score")
     if decoder:
         torch.nn.init.zeros_(network.score.weight)
@@ -253,14 +266,18 @@ def _micro_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
 def _padding(reader: Reader, items: Sequence[Item]) -> int:
     """A token that no text ends with: transformers pools the last one that is not padding."""
     ends = {reading.ids[-1] for item in items for reading in item.readings}
-    special: list[int] = [reader.tokenizer.pad_token_id, *reader.tokenizer.all_special_ids]
-    return next(token for token in itertools.chain(special, itertools.count()) if token not in ends)
+    special = [reader.tokenizer.pad_token_id, *reader.tokenizer.all_special_ids]
+    known: list[int] = [token for token in special if token is not None]
+    tokens = itertools.chain(known, itertools.count())
+    return next(token for token in tokens if token not in ends)
 
 
 def _with_adapter(network: Any, recipe: Recipe) -> Any:
     if recipe.tune == "head":
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name.startswith(HEADS))
+            parameter.requires_grad_(
+                name.removeprefix(f"{network.base_model_prefix}.").startswith(HEADS)
+            )
         return network
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -315,7 +332,7 @@ def _trainer(
         bf16=uses_bfloat16(recipe),
         use_cpu=best_device() == "cpu",
         remove_unused_columns=False,
-        save_steps=max(1, steps // CHECKPOINTS),
+        save_steps=math.ceil(steps / CHECKPOINTS),
         save_total_limit=1,
         seed=recipe.seed,
         disable_tqdm=True,
@@ -361,9 +378,3 @@ def bradley_terry(outputs: Any, rows: Sequence[Item]) -> Any:
         losses.append(-torch.nn.functional.logsigmoid(margins).mean())
         losses[-1] = losses[-1] + CENTRE * row.mean().square()
     return torch.stack(losses).mean()
-
-
-def _last(checkpoints: Path) -> str | None:
-    from transformers.trainer_utils import get_last_checkpoint
-
-    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None

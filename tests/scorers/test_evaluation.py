@@ -4,10 +4,12 @@ import gzip
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app.domain import Message, Prompt
 from app.errors import DataError
 from app.scorers.evaluation import (
     Pair,
@@ -16,15 +18,18 @@ from app.scorers.evaluation import (
     bins,
     evaluate,
     fit_steepness,
+    markdown,
     read_pairs,
     score_pairs,
     spearman,
 )
 from app.scorers.scripted import ScriptedScorer
 
+P = Prompt((Message("user", "p"),))
+
 
 def scored(margin: float | None, better: str = "bb", worse: str = "w") -> ScoredPair:
-    pair = Pair("set", "p", better, worse)
+    pair = Pair("set", P, better, worse)
     return ScoredPair(pair, margin, None if margin is None else 0.0)
 
 
@@ -59,6 +64,11 @@ def test_the_scale_of_the_rewards_does_not_matter_to_the_fit() -> None:
     assert fit_steepness(scaled) == pytest.approx(fit_steepness(margins) / 1000)
 
 
+def test_a_set_s_name_cannot_break_the_table() -> None:
+    [_, _, row] = markdown([replace(evaluate("s", [scored(1.0)]), source="a|b\nc")]).splitlines()
+    assert row.startswith("| a\\|b c | 1 |")
+
+
 def test_a_coin_has_no_resolution() -> None:
     assert evaluate("set", [scored(1.0), scored(-1.0)]).resolution is None
 
@@ -85,9 +95,9 @@ def test_wilson_against_published_numbers() -> None:
 async def test_pairs_are_scored_and_a_failure_is_no_zero() -> None:
     scorer = ScriptedScorer({"good": 2.0, "bad": 1.0})
     pairs = [
-        Pair("s", "p", "good", "bad"),
-        Pair("s", "p", "good", "unknown"),
-        Pair("s", "p", "", "bad"),
+        Pair("s", P, "good", "bad"),
+        Pair("s", P, "good", "unknown"),
+        Pair("s", P, "", "bad"),
     ]
     told: list[None] = []
     found = await score_pairs(scorer, pairs, at_once=2, tell=lambda: told.append(None))
@@ -100,7 +110,7 @@ def test_pairs_are_read_plain_and_packed(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n\n")
     with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
         file.write(json.dumps(row))
-    expected = [Pair("s", "p", "b", "w")]
+    expected = [Pair("s", P, "b", "w")]
     assert read_pairs(tmp_path / "a.jsonl") == read_pairs(tmp_path / "a.jsonl.gz") == expected
 
 

@@ -113,13 +113,19 @@ def test_only_the_share_is_spoiled_and_the_seed_says_which() -> None:
     assert made != with_spoiled(examples, 0.3, seed=2)
 
 
-def test_spoiled_replies_are_of_every_kind_and_never_the_honest_one() -> None:
+def test_spoiled_replies_are_of_every_kind() -> None:
     draw = random.Random(5)
     honest = "Water boils at one hundred degrees at the level of the sea."
     example = Example("s", asked("When does water boil?"), (honest, "never"))
     other = Example("s", asked("Who are you?"), ("A language model.", "I"))
     made = {spoiled(example, other, draw) for _ in range(400)}
-    assert honest not in made
     assert {"", "When does water boil?", "A language model."} < made
     assert any(text.startswith("</") for text in made)
     assert max(len(text.split()) for text in made) <= 160
+
+
+@pytest.mark.parametrize("reply", ["Paris", "New York", "p", "I am unable to assist with this."])
+def test_no_honest_reply_is_labelled_worthless(reply: str) -> None:
+    examples = [Example("s", asked("p"), (reply,), ((4.0,) * 5,))] * 500
+    for example in with_spoiled(examples, 1.0, seed=1):
+        assert example.replies[1].strip() != reply

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from app.cli import app
 from app.domain import ATTRIBUTES, Attributes, Completion, Message, Prompt, ScalarReward
 from app.errors import ConfigurationError
 from app.scorers.examples import Example
-from app.scorers.local import open_local_scorer
-from app.scorers.reading import Reading
+from app.scorers.local import RESOLUTION_KEY, open_local_scorer
+from app.scorers.reading import Reader, Reading
 from app.scorers.report import measure
 from app.scorers.training import (
     MIDDLE,
@@ -70,7 +71,9 @@ def silent(done: int, total: int) -> None:
 async def test_a_head_from_pairs_orders_prompts_it_never_saw(tmp_path: Path) -> None:
     base = save_decoder(tmp_path / "base")
     plan = recipe(base, held_out=("other",))
-    parts = parted([*pairs(80), *pairs(60, "other", start=500)], plan)
+    others = pairs(60, "other", start=500)
+    # In the order of two files that hold the same sets.
+    parts = parted([*others[:30], *pairs(80), *others[30:]], plan)
     told: list[tuple[int, int]] = []
     head = train(parts, plan, tmp_path / "out", lambda *steps: told.append(steps))
     assert told == [(n, len(told)) for n in range(1, len(told) + 1)]
@@ -84,7 +87,7 @@ async def test_a_head_from_pairs_orders_prompts_it_never_saw(tmp_path: Path) -> 
                 rewards.append(outcome.value)
             assert rewards[0] > rewards[1]
     seen: list[None] = []
-    report = await measure(head, parts, plan, tmp_path / "out", lambda: seen.append(None))
+    report = await measure(head, parts, tmp_path / "out", lambda: seen.append(None))
     assert len(seen) == len(parts.validation) + len(parts.held_out)
     assert [row.source for row in report.evaluations] == ["validation", "other"]
     assert report.evaluations[1].accuracy.value == 1
@@ -95,8 +98,9 @@ async def test_a_head_from_pairs_orders_prompts_it_never_saw(tmp_path: Path) -> 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
 async def test_a_head_from_labels_gives_the_five_attributes(tmp_path: Path, family: str) -> None:
     base = save_decoder(tmp_path / "base", family)
-    plan = recipe(base, epochs=8)
-    parts = parted(labelled(160), plan)
+    plan = recipe(base, epochs=8, held_out=("other",))
+    others = [replace(e, source="other", prompt=asked("another")) for e in labelled(12)]
+    parts = parted([*labelled(160), *others], plan)
     head = train(parts, plan, tmp_path / "out", silent)
     config = json.loads((head / "config.json").read_text())
     assert [config["id2label"][str(n)] for n in range(5)] == list(ATTRIBUTES)
@@ -105,14 +109,16 @@ async def test_a_head_from_labels_gives_the_five_attributes(tmp_path: Path, fami
         outcome = (await scorer.score(asked("question 999"), completion)).outcome
         assert isinstance(outcome, Attributes)
         assert astuple(outcome) == pytest.approx((4, 3, 2, 1, 0), abs=0.8)
-        report = await measure(head, parts, plan, tmp_path / "out", lambda: None)
-    assert report.evaluations[0].accuracy.value == 1
-    assert "| helpfulness |" in report.text
-    assert (tmp_path / "out/reliability.svg").is_file()
+        report = await measure(head, parts, tmp_path / "out", lambda: None)
+    validation, held_out = report.evaluations
+    assert validation.accuracy.value == held_out.accuracy.value == 1
+    assert held_out.accuracy.n == 36  # each of six against each of six
+    assert report.text.count("| helpfulness |") == 2
+    assert (tmp_path / "out/held-out-reliability.svg").is_file()
 
 
 async def test_the_resolution_is_measured_and_served(tmp_path: Path) -> None:
-    """Of two labels of which one in four is turned round, no margin makes certain."""
+    """One pair in five is turned round, so that no margin makes certain."""
     base = save_decoder(tmp_path / "base")
     plan = recipe(base, validation=0.5, epochs=2)
     noisy = [
@@ -120,12 +126,14 @@ async def test_the_resolution_is_measured_and_served(tmp_path: Path) -> None:
     ]
     parts = parted(noisy, plan)
     head = train(parts, plan, tmp_path / "out", silent)
-    report = await measure(head, parts, plan, tmp_path / "out", lambda: None)
+    report = await measure(head, parts, tmp_path / "out", lambda: None)
     assert report.resolution
     async with open_local_scorer(str(head)) as scorer:
         assert scorer.info.resolution == report.resolution
     async with open_local_scorer(str(head), resolution=0.7) as scorer:
         assert scorer.info.resolution == 0.7
+    again = train(parts, replace(plan, base=str(head), epochs=0.1), tmp_path / "again", silent)
+    assert RESOLUTION_KEY not in json.loads((again / "config.json").read_text())
 
 
 async def test_an_encoder_and_a_frozen_base_can_be_trained(tmp_path: Path) -> None:
@@ -158,12 +166,80 @@ def test_an_interrupted_run_goes_on_to_the_same_head(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(parts, plan, tmp_path / "cut", pull_the_plug)
     assert not (tmp_path / "cut/head").exists()
+    [checkpoint] = (tmp_path / "cut/checkpoints").iterdir()
+    torn = int(checkpoint.name.rpartition("-")[2]) + 1
+    (checkpoint.parent / f"checkpoint-{torn}").mkdir()  # as a kill while it is written leaves it
     told: list[int] = []
     resumed = train(parts, plan, tmp_path / "cut", lambda done, _: told.append(done))
     assert told[0] > 1
     for name, weights in load_file(whole / "model.safetensors").items():
         assert torch.allclose(load_file(resumed / "model.safetensors")[name], weights, atol=1e-6)
     assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["head", "training.json"]
+
+
+async def test_a_head_is_served_with_the_limit_it_was_trained_with(tmp_path: Path) -> None:
+    plan = recipe(save_decoder(tmp_path / "base"), epochs=0.1)
+    head = train(parted(pairs(20), plan), plan, tmp_path / "out", silent)
+    async with open_local_scorer(str(head)) as scorer:
+        assert scorer.reader.max_tokens == 64
+
+
+def test_a_text_is_cut_to_what_the_base_has_positions_for(tmp_path: Path) -> None:
+    plan = recipe(save_encoder(tmp_path / "base", ("reward",)), epochs=0.1, max_tokens=1024)
+    long = [replace(e, replies=("word " * 200, "w")) for e in pairs(8)]
+    assert train(Parts(long, [], [], 0), plan, tmp_path / "out", silent).is_dir()
+
+
+def test_a_base_without_a_padding_token_can_be_trained(tmp_path: Path) -> None:
+    base = save_decoder(tmp_path / "base")
+    path = base / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config["pad_token"]
+    path.write_text(json.dumps(config))
+    plan = recipe(base, epochs=0.1)
+    assert train(parted(pairs(20), plan), plan, tmp_path / "out", silent).is_dir()
+
+
+def test_every_example_of_a_batch_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def counted(outputs: Any, rows: Sequence[Item]) -> Any:
+        seen.append(len(rows))
+        return bradley_terry(outputs, rows)
+
+    monkeypatch.setattr("app.scorers.training.bradley_terry", counted)
+    plan = recipe(save_decoder(tmp_path / "base"), epochs=1, batch=8, micro_batch=4)
+    train(Parts(pairs(24), [], [], 0), plan, tmp_path / "out", silent)
+    assert seen == [4] * 6
+    with pytest.raises(ConfigurationError, match="no whole number of micro-batches"):
+        recipe(tmp_path, batch=12, micro_batch=8)
+
+
+async def test_nothing_to_measure_on_is_said(tmp_path: Path) -> None:
+    plan = recipe(save_decoder(tmp_path / "base"), epochs=0.1, validation=0)
+    parts = parted(labelled(8), plan)
+    head = train(parts, plan, tmp_path / "out", silent)
+    report = await measure(head, parts, tmp_path / "out", lambda: None)
+    assert (report.text, report.resolution) == ("Nothing was kept to measure on.", None)
+
+
+async def test_turns_reach_the_measured_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = Prompt((Message("user", "one"), Message("assistant", "two"), Message("user", "three")))
+    plan = recipe(save_decoder(tmp_path / "base"), epochs=0.1)
+    head = train(Parts(pairs(8), [], [], 0), plan, tmp_path / "out", silent)
+    asked_for: list[Prompt] = []
+    real = Reader.read
+
+    def read(self: Reader, prompt: Prompt, completion: Completion) -> Reading:
+        asked_for.append(prompt)
+        return real(self, prompt, completion)
+
+    monkeypatch.setattr(Reader, "read", read)
+    parts = Parts(pairs(8), [Example("s", turns, ("b", "w"))], [], 0)
+    await measure(head, parts, tmp_path / "out", lambda: None)
+    assert asked_for == [turns, turns]
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
@@ -174,7 +250,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     told: list[int] = []
     assert train(parts, plan, tmp_path / "out", lambda done, _: told.append(done)) == head
     assert told == []
-    with pytest.raises(ConfigurationError, match="other data, settings or versions"):
+    with pytest.raises(ConfigurationError, match=r"recipe\.seed 7, now 8"):
         train(parts, replace(plan, seed=8), tmp_path / "out", silent)
 
 
@@ -193,6 +269,18 @@ def test_a_base_that_is_none_is_said_plainly(tmp_path: Path, base: str | None) -
         (folder / base).write_text("{}")
     with pytest.raises(ConfigurationError, match="does not load as a base"):
         train(Parts(pairs(2), [], [], 0), recipe(folder), tmp_path / "out", silent)
+    plan = recipe(save_decoder(tmp_path / "right"), epochs=0.1)
+    # A folder in which nothing was made yet is not lost to a typing error.
+    assert train(Parts(pairs(2), [], [], 0), plan, tmp_path / "out", silent).is_dir()
+
+
+def test_a_base_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    base = save_decoder(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    del weights["model.layers.0.mlp.down_proj.weight"]
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigurationError, match=r"lacks weights: layers\.0\.mlp\.down_proj"):
+        train(Parts(pairs(2), [], [], 0), recipe(base), tmp_path / "out", silent)
 
 
 def test_held_out_sets_take_their_prompts_with_them() -> None:

@@ -1,0 +1,58 @@
+"""Run directories: a manifest of what made them, and files that are whole or not there.
+
+A run that was interrupted is begun again by the same command; what stands there is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from app.errors import ConfigurationError
+
+
+def begin(out: Path, manifest: Mapping[str, object], name: str = "manifest.json") -> None:
+    """Write the manifest of a new run; for one that goes on, see that it is the same run.
+
+    Raises `ConfigurationError` if `out` holds another run, or something else.
+    """
+    path = out / name
+    ours = json.loads(json.dumps(manifest))
+    others = [one for one in out.iterdir() if one != path] if out.is_dir() else []
+    if path.is_file() and others:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        if theirs != ours:
+            changed = ", ".join(_differences(theirs, ours))
+            raise ConfigurationError(
+                f"{out} holds a run that was begun otherwise ({changed}): give it the same again,"
+                " or name another folder"
+            )
+        return
+    if others:
+        raise ConfigurationError(f"{out} is not empty, and holds no run: name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(ours, indent=2))
+
+
+def _differences(theirs: object, ours: object, name: str = "") -> list[str]:
+    """What is not the same, as "method.seed 1, now 2"."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return [
+            found
+            for key in sorted(theirs | ours)
+            for found in _differences(theirs.get(key), ours.get(key), f"{name}.{key}".strip("."))
+        ]
+    return [] if theirs == ours else [f"{name} {theirs}, now {ours}"]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """The same for JSON lines; no rows make an empty file."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
