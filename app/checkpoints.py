@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import get_args
@@ -53,6 +54,23 @@ def fetch(model: str, revision: str | None = None, patterns: Sequence[str] = WEI
             f" {type(error).__name__}"
         ) from error
     return Path(folder)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own bars and reports: we show our own, and a head that is new is
+    meant to be new."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def base_checkpoint(model: str, cache: Path = CACHE) -> Path:

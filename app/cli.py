@@ -6,8 +6,8 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from importlib import metadata
@@ -47,6 +47,7 @@ from app.api.documents import (
 )
 from app.domain import Completed, Event, Failed, Failure, Scored, Started
 from app.errors import ConfigurationError, DataError, NoCandidateError, RequestError
+from app.scorers import Scorer
 from app.scorers.evaluation import (
     Pair,
     ScoredPair,
@@ -56,6 +57,7 @@ from app.scorers.evaluation import (
     score_pairs,
 )
 from app.scorers.examples import read_examples
+from app.scorers.local import open_local_scorer
 from app.scorers.picture import draw
 from app.scorers.report import measure
 from app.scorers.training import Recipe, parted, train
@@ -231,6 +233,13 @@ def evaluate_scorer(
     name: Annotated[
         str | None, typer.Option("--scorer", help="A scorer of the ladder; default: its first.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Instead, a local reward model: a folder, or a hub id."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="With --model: longest prompt with reply, in tokens.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only so many pairs of each set.")] = None,
     at_once: Annotated[int, typer.Option(help="Replies scored at a time.", min=1)] = 8,
     report: Annotated[
@@ -246,7 +255,10 @@ def evaluate_scorer(
     found = read_pairs(pairs)
     if limit:
         found = [p for _, group in _by_source(found).items() for p in group[:limit]]
-    title, scored = asyncio.run(_evaluate(found, name, at_once))
+    if model and name:
+        raise ConfigurationError("--scorer is a step of the ladder, --model none: choose one")
+    opened = open_local_scorer(model, max_tokens=max_tokens) if model else _step(name)
+    title, scored = asyncio.run(_evaluate(opened, found, at_once))
     by_source: dict[str, list[ScoredPair]] = {}
     for one in scored:
         by_source.setdefault(one.pair.source, []).append(one)
@@ -254,6 +266,9 @@ def evaluate_scorer(
     rows += [evaluate("all", scored)] if len(rows) > 1 else []
     out.print(Text(title, "bold"))
     typer.echo(markdown(rows))
+    if rows and (resolution := rows[-1].resolution):
+        said = f"Its resolution on these pairs, for the scorer's row: resolution = {resolution:.2g}"
+        err.print(Text(said, "green"))
     if report:
         report.mkdir(parents=True, exist_ok=True)
         content = {"scorer": title, "pairs": len(found), "sets": [asdict(row) for row in rows]}
@@ -342,7 +357,8 @@ def train_scorer(
         task = progress.add_task("measuring", total=count)
         report = asyncio.run(measure(head, parts, recipe, out, lambda: progress.advance(task)))
     typer.echo(report.text)
-    err.print(Text(f"The head is in {head}; {out / 'report.md'} has the pictures.", "green"))
+    err.print(Text(f"The report with its pictures is {out / 'report.md'}. Serve the head with"))
+    err.print(Text(f'[scorer]\nkind = "local"\nmodel = "{head}"', "green"))
 
 
 def _bar() -> RichProgress:
@@ -365,9 +381,9 @@ def _by_source(pairs: list[Pair]) -> dict[str, list[Pair]]:
     return groups
 
 
-async def _evaluate(
-    pairs: list[Pair], name: str | None, at_once: int
-) -> tuple[str, list[ScoredPair]]:
+@asynccontextmanager
+async def _step(name: str | None) -> AsyncIterator[Scorer]:
+    """A scorer of the operator's ladder; None: the first."""
     settings = _settings()
     _log_at("error")
     async with open_services(settings) as services:
@@ -375,13 +391,19 @@ async def _evaluate(
         chosen = name or next(iter(steps))
         if chosen not in steps:
             raise ConfigurationError(f"no scorer {chosen} on the ladder: {', '.join(steps)}")
-        info = steps[chosen].info
-        with RichProgress(console=err, transient=True) as progress:
+        yield steps[chosen]
+
+
+async def _evaluate(
+    opened: AbstractAsyncContextManager[Scorer], pairs: list[Pair], at_once: int
+) -> tuple[str, list[ScoredPair]]:
+    async with opened as scorer:
+        with _bar() as progress:
             task = progress.add_task("scoring", total=len(pairs))
             scored = await score_pairs(
-                steps[chosen], pairs, at_once=at_once, tell=lambda: progress.advance(task)
+                scorer, pairs, at_once=at_once, tell=lambda: progress.advance(task)
             )
-        return f"{info.name} ({info.model})", scored
+        return f"{scorer.info.name} ({scorer.info.model})", scored
 
 
 async def _ask(request: AnswerRequest, *, quiet: bool) -> AnswerDocument:

@@ -1,7 +1,7 @@
 """Replies that ought never to win, against honest replies to the same prompts, by the embedded
-scorer.
+scorer or by a reward model of yours.
 
-    python benchmarks/canaries.py --data DIR
+    python benchmarks/canaries.py --data DIR [--model FOLDER --max-tokens N]
 
 DIR holds `pairs.jsonl.gz` (see benchmarks/embedded_scorer.py for what is in it and where it comes
 from). English prompts are 50 honest replies of its test half; German, Spanish, Russian and Chinese
@@ -12,8 +12,12 @@ sits first on the board and has the benefit of a tie, "first" when the canary do
 from __future__ import annotations
 
 import argparse
+import asyncio
 import random
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import chain
 from pathlib import Path
 
 from embedded_scorer import (
@@ -27,9 +31,16 @@ from embedded_scorer import (
 )
 from rich.progress import track
 
-from app.domain import Candidate, Completion, Plan, Prompt, ScoredCandidate, Weights
-from app.scorers.embedded import RESOLUTION, attributes
+from app.domain import Candidate, Completion, Plan, Prompt, ScoredCandidate, ScorerInfo
+from app.scorers import Scorer
+from app.scorers.embedded import open_embedded_scorer
+from app.scorers.evaluation import reward_of
+from app.scorers.local import open_local_scorer
 from app.selection import best_of_n
+
+Reply = tuple[str, float]  # with its reward
+# By canary and language: whether it was chosen sitting second, and sitting first.
+Outcomes = dict[tuple[str, str], list[tuple[bool, bool]]]
 
 LANGUAGES = ("English", "German", "Spanish", "Russian", "Chinese")
 PROMPTS = 50
@@ -66,20 +77,45 @@ FILLER = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with pairs.jsonl.gz")
-    path = parser.parse_args().data / "pairs.jsonl.gz"
+    parser.add_argument("--model", help="a reward model, instead of the embedded scorer")
+    parser.add_argument("--max-tokens", type=int, help="its limit for a prompt with its reply")
+    asked = parser.parse_args()
+    path = asked.data / "pairs.jsonl.gz"
     if not path.is_file():
         raise SystemExit(f"{path} is not there; benchmarks/embedded_scorer.py says what it holds")
-    won: dict[tuple[str, str], list[tuple[bool, bool]]] = defaultdict(list)
-    for language in LANGUAGES:
-        for pair in track(honest(language, path), language, transient=True):
-            prompt = as_prompt(pair.prompt)
-            for kind, text in canaries(pair, language).items():
-                won[kind, language].append(wins(prompt, pair.reply, text))
+    won = asyncio.run(outcomes(path, asked.model, asked.max_tokens))
     print("Canaries chosen, of so many prompts: second / first on the board\n")
     print("| canary |", " | ".join(LANGUAGES), "|\n|---|" + "---|" * len(LANGUAGES))
     for kind in dict.fromkeys(kind for kind, _ in won):
         cells = [tally(won[kind, language]) for language in LANGUAGES]
         print(f"| {kind} |", " | ".join(cells), "|")
+    second, first = (sum(places) for places in zip(*chain(*won.values()), strict=True))
+    print(f"\nAll: {second} / {first} of {sum(map(len, won.values()))}")
+
+
+@asynccontextmanager
+async def opened(model: str | None, max_tokens: int | None) -> AsyncIterator[Scorer]:
+    if model is None:
+        yield open_embedded_scorer()
+        return
+    async with open_local_scorer(model, max_tokens=max_tokens) as scorer:
+        yield scorer
+
+
+async def outcomes(path: Path, model: str | None, max_tokens: int | None) -> Outcomes:
+    won: Outcomes = defaultdict(list)
+    async with opened(model, max_tokens) as scorer:
+        for language in LANGUAGES:
+            for pair in track(honest(language, path), language, transient=True):
+                texts = {"": pair.reply, **canaries(pair, language)}
+                prompt = as_prompt(pair.prompt)
+                rewards = await asyncio.gather(
+                    *(reward(scorer, prompt, text) for text in texts.values())
+                )
+                honest_reply, *spoiled = zip(texts.values(), rewards, strict=True)
+                for kind, canary in zip(list(texts)[1:], spoiled, strict=True):
+                    won[kind, language].append(wins(honest_reply, canary, scorer.info))
+    return won
 
 
 def honest(language: str, path: Path) -> list[Pair]:
@@ -110,21 +146,28 @@ def canaries(pair: Pair, language: str) -> dict[str, str]:
     }
 
 
-def wins(prompt: Prompt, reply: str, canary: str) -> tuple[bool, bool]:
+async def reward(scorer: Scorer, prompt: Prompt, text: str) -> float:
+    # An empty reply is a failure before it comes to this; here it is scored all the same.
+    found = reward_of(await scorer.score(prompt, Completion(text, "stop", "canary")))
+    assert found is not None
+    return found
+
+
+def wins(honest: Reply, canary: Reply, info: ScorerInfo) -> tuple[bool, bool]:
     """Whether the canary is chosen when it sits second, and when it sits first."""
-    return chosen(prompt, [reply, canary]) == 1, chosen(prompt, [canary, reply]) == 0
+    return chosen([honest, canary], info) == 1, chosen([canary, honest], info) == 0
 
 
-def chosen(prompt: Prompt, texts: list[str]) -> int:
-    seats = tuple(str(place) for place in range(len(texts)))
-    scored = []
-    for seat, text in zip(seats, texts, strict=True):
-        completion = Completion(text, "stop", seat)
-        # An empty reply is a failure before it comes to this; here it is scored all the same.
-        reward = Weights().reward(attributes(prompt, completion))
-        scored.append(ScoredCandidate(Candidate(seat, seat, seat, completion, 0), reward=reward))
-    winner = best_of_n(scored, Plan(seats, resolution=RESOLUTION)).winner
-    return seats.index(str(winner))
+def chosen(replies: list[Reply], info: ScorerInfo) -> int:
+    seats = tuple(str(place) for place in range(len(replies)))
+    scored = [
+        ScoredCandidate(
+            Candidate(seat, seat, seat, Completion(text, "stop", seat), 0), reward=reward
+        )
+        for seat, (text, reward) in zip(seats, replies, strict=True)
+    ]
+    plan = Plan(seats, resolution=info.resolution, length_slope=info.length_slope)
+    return seats.index(str(best_of_n(scored, plan).winner))
 
 
 def tally(outcomes: list[tuple[bool, bool]]) -> str:

@@ -130,7 +130,7 @@ async def score_pairs(
             return None
         async with free:
             try:
-                return _reward(await scorer.score(prompt, Completion(text, "stop", "unknown")))
+                return reward_of(await scorer.score(prompt, Completion(text, "stop", "unknown")))
             except UpstreamError:
                 return None
 
@@ -241,7 +241,8 @@ def spearman(left: Sequence[float], right: Sequence[float]) -> float:
     return fmean((a - mean_one) * (b - mean_other) for a, b in both) / spread
 
 
-def _reward(score: Score) -> float | None:
+def reward_of(score: Score) -> float | None:
+    """The reward under the default weights; None if there is no score."""
     match score.outcome:
         case Attributes() as attributes:
             return WEIGHTS.reward(attributes)

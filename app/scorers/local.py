@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.checkpoints import WEIGHTS_FILES, fetch, require
+from app.checkpoints import WEIGHTS_FILES, fetch, quiet, require
 from app.domain import Completion, Prompt, Score, ScorerInfo
 from app.errors import ConfigurationError, UpstreamError, boundary
 from app.scorers.batching import MicroBatcher
@@ -229,7 +229,6 @@ def _network(
     """The weights in memory, on their device. Raises `ConfigurationError`."""
     import torch
     from transformers import AutoModel, AutoModelForSequenceClassification
-    from transformers.utils import logging
 
     if not any(folder.glob("*.safetensors")):
         raise ConfigurationError(
@@ -237,25 +236,21 @@ def _network(
             " read: convert them, with save_pretrained on a machine that may"
         )
     linear = None if trust else _linear_head(folder, head)
-    verbosity = logging.get_verbosity()
-    # transformers reports the head's weights as unexpected in a body, which they are.
-    logging.set_verbosity_error()
+    loader = AutoModel if linear else AutoModelForSequenceClassification
     try:
-        network, report = (
-            AutoModel if linear else AutoModelForSequenceClassification
-        ).from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype or ("float32" if device == "cpu" else "bfloat16")),
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=trust,
-            output_loading_info=True,
-        )
+        # It reports the head's weights as unexpected in a body, which they are.
+        with quiet():
+            network, report = loader.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype or ("float32" if device == "cpu" else "bfloat16")),
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=trust,
+                output_loading_info=True,
+            )
         network.eval().to(device)
     except (OSError, ValueError, RuntimeError, AssertionError) as error:  # the last: no CUDA
         raise ConfigurationError(f"{folder} does not load: {error}") from error
-    finally:
-        logging.set_verbosity(verbosity)
     if missing := sorted(report["missing_keys"]):
         # transformers fills them with random numbers, which would score.
         raise ConfigurationError(f"{folder} lacks weights: {', '.join(missing[:3])} ...")

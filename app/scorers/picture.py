@@ -22,8 +22,9 @@ def draw(margins: Sequence[float], title: str, path: Path) -> None:
     measured, steepness = bins(margins), fit_steepness(margins)
     sizes = [one.margin for one in measured]
     shares = [one.right.value for one in measured]
-    below = [one.right.value - one.right.interval[0] for one in measured]
-    above = [one.right.interval[1] - one.right.value for one in measured]
+    # The interval of "all right" ends at one, give or take a rounding.
+    below = [max(0.0, one.right.value - one.right.interval[0]) for one in measured]
+    above = [max(0.0, one.right.interval[1] - one.right.value) for one in measured]
     axes.errorbar(sizes, shares, yerr=(below, above), fmt="o", capsize=3, label="pairs, in tenths")
     widest = max(sizes, default=1.0)
     grid = [widest * step / 200 for step in range(201)]

@@ -16,19 +16,19 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from app.checkpoints import base_checkpoint, require
+from app.checkpoints import base_checkpoint, quiet, require
 from app.domain import ATTRIBUTES, Completion
 from app.errors import ConfigurationError
-from app.scorers.examples import Example, prompt_key, split, with_spoiled
+from app.scorers.examples import Example, Labels, prompt_key, split, with_spoiled
 from app.scorers.local import best_device, collated
-from app.scorers.reading import Reader, open_reader
+from app.scorers.reading import Reader, Reading, open_reader
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Tell = Callable[[int, int], None]
@@ -38,6 +38,8 @@ WARM_UP = 0.05
 # Outputs of an attribute head are differences from the middle of the scale.
 MIDDLE = 2.0
 CHECKPOINTS = 10
+# Where transformers' sequence classifiers keep their heads.
+HEADS = ("score.", "classifier.")
 MANIFEST = "training.json"
 
 
@@ -109,7 +111,9 @@ def train(parts: Parts, recipe: Recipe, out: Path, tell: Tell) -> Path:
     _begin(out, manifest)
     if head.is_dir():
         return head
-    with _quiet(transformers):
+    with quiet(), warnings.catch_warnings():
+        # Its trainer (5.23) asks models for a property that it calls deprecated itself.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         transformers.set_seed(recipe.seed)
         folder = base_checkpoint(recipe.base)
         network, reader = _open(folder, parts.training, recipe)
@@ -196,16 +200,20 @@ def _open(folder: Path, examples: Sequence[Example], recipe: Recipe) -> tuple[An
 
     labels = ("reward",) if examples[0].labels is None else ATTRIBUTES
     try:
-        network = AutoModelForSequenceClassification.from_pretrained(
+        network, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
             id2label=dict(enumerate(labels)),
             label2id={label: index for index, label in enumerate(labels)},
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
+            ignore_mismatched_sizes=True,  # of a head that the base may have had
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigurationError(f"{recipe.base} does not load as a base: {error}") from error
+    if wrong := [name for name, *_ in report["mismatched_keys"] if not name.startswith(HEADS)]:
+        raise ConfigurationError(f"{recipe.base}: the size of {wrong[0]} is not the model's")
     decoder = hasattr(network, "score")
     if decoder:
         torch.nn.init.zeros_(network.score.weight)
@@ -216,19 +224,35 @@ def _open(folder: Path, examples: Sequence[Example], recipe: Recipe) -> tuple[An
     )
 
 
-def _items(examples: Sequence[Example], reader: Reader) -> list[dict[str, Any]]:
-    """The examples in tokens. `input_ids` (of the longest reply) is what the trainer sorts by."""
-    items = []
-    for example in examples:
-        readings = [reader.read(example.prompt, Completion(r, "stop", "")) for r in example.replies]
-        longest = max((reading.ids for reading in readings), key=len)
-        items.append({"input_ids": longest, "readings": readings, "labels": example.labels})
-    return items
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An example in tokens: a reading of each reply."""
+
+    readings: list[Reading]
+    labels: tuple[Labels, ...] | None
+
+    @property
+    def longest(self) -> int:
+        return max(len(reading.ids) for reading in self.readings)
 
 
-def _padding(reader: Reader, items: Sequence[Mapping[str, Any]]) -> int:
+def _items(examples: Sequence[Example], reader: Reader) -> list[Item]:
+    return [
+        Item([reader.read(e.prompt, Completion(r, "stop", "")) for r in e.replies], e.labels)
+        for e in examples
+    ]
+
+
+def _micro_batches(items: Sequence[Item], size: int) -> list[list[Item]]:
+    """The items in batches of about one length. They are made here, and shuffled as they are by
+    the trainer, because its own grouping by length draws another order when a run goes on."""
+    ordered = sorted(items, key=lambda item: item.longest)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def _padding(reader: Reader, items: Sequence[Item]) -> int:
     """A token that no text ends with: transformers pools the last one that is not padding."""
-    ends = {reading.ids[-1] for item in items for reading in item["readings"]}
+    ends = {reading.ids[-1] for item in items for reading in item.readings}
     special: list[int] = [reader.tokenizer.pad_token_id, *reader.tokenizer.all_special_ids]
     return next(token for token in itertools.chain(special, itertools.count()) if token not in ends)
 
@@ -236,7 +260,7 @@ def _padding(reader: Reader, items: Sequence[Mapping[str, Any]]) -> int:
 def _with_adapter(network: Any, recipe: Recipe) -> Any:
     if recipe.tune == "head":
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name.startswith(("score.", "classifier.")))
+            parameter.requires_grad_(name.startswith(HEADS))
         return network
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -252,14 +276,15 @@ def _with_adapter(network: Any, recipe: Recipe) -> Any:
 
 
 def _trainer(
-    network: Any, items: Sequence[Any], pad: int, recipe: Recipe, *, checkpoints: Path, tell: Tell
+    network: Any, items: Sequence[Item], pad: int, recipe: Recipe, *, checkpoints: Path, tell: Tell
 ) -> Any:
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     decoder = hasattr(network.base_model, "score") or hasattr(network, "score")
 
-    def collate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        inputs = collated([reading for row in rows for reading in row["readings"]], pad)
+    def collate(batches: Sequence[list[Item]]) -> dict[str, Any]:
+        rows = [item for batch in batches for item in batch]
+        inputs = collated([reading for row in rows for reading in row.readings], pad)
         if decoder:  # causal, and padded on the right: faster without a mask
             del inputs["attention_mask"]
         return inputs | {"rows": rows}
@@ -274,21 +299,21 @@ def _trainer(
         ) -> Any:
             rows = inputs.pop("rows")
             outputs = model(**inputs).logits.float()
-            loss = regression(outputs, rows) if rows[0]["labels"] else bradley_terry(outputs, rows)
+            loss = regression(outputs, rows) if rows[0].labels else bradley_terry(outputs, rows)
             return (loss, outputs) if return_outputs else loss
 
     steps = max(1, round(recipe.epochs * len(items) / recipe.batch))
+    micro_batch = min(recipe.micro_batch, recipe.batch)
     arguments = TrainingArguments(
         str(checkpoints),
         max_steps=steps,
-        per_device_train_batch_size=min(recipe.micro_batch, recipe.batch),
-        gradient_accumulation_steps=max(1, recipe.batch // recipe.micro_batch),
+        per_device_train_batch_size=1,  # of those that are made here
+        gradient_accumulation_steps=recipe.batch // micro_batch,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=round(WARM_UP * steps),
         bf16=uses_bfloat16(recipe),
         use_cpu=best_device() == "cpu",
-        train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         save_steps=max(1, steps // CHECKPOINTS),
         save_total_limit=1,
@@ -297,12 +322,18 @@ def _trainer(
         logging_strategy="no",
         dataloader_pin_memory=best_device() == "cuda",
     )
-    return HeadTrainer(
-        network, arguments, train_dataset=items, data_collator=collate, callbacks=[Told()]
+    trainer = HeadTrainer(
+        network,
+        arguments,
+        train_dataset=_micro_batches(items, micro_batch),
+        data_collator=collate,
+        callbacks=[Told()],
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
-def regression(outputs: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
+def regression(outputs: Any, rows: Sequence[Item]) -> Any:
     """Mean squared error of outputs (replies, 5) against the labels that there are."""
     import torch
 
@@ -310,7 +341,7 @@ def regression(outputs: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
         [
             [float("nan") if x is None else x for x in reply]
             for row in rows
-            for reply in row["labels"]
+            for reply in row.labels or ()
         ],
         device=outputs.device,
     )
@@ -318,12 +349,12 @@ def regression(outputs: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
     return (outputs + MIDDLE - wanted)[known].square().mean()
 
 
-def bradley_terry(outputs: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
+def bradley_terry(outputs: Any, rows: Sequence[Item]) -> Any:
     """Negative log-likelihood that each better reply of a row beats each worse one, given outputs
     (replies, 1) in the order of the rows."""
     import torch
 
-    rewards = iter(outputs[:, 0].split([len(row["readings"]) for row in rows]))
+    rewards = iter(outputs[:, 0].split([len(row.readings) for row in rows]))
     losses = []
     for row in rewards:
         margins = torch.stack([a - b for a, b in itertools.combinations(row, 2)])
@@ -336,17 +367,3 @@ def _last(checkpoints: Path) -> str | None:
     from transformers.trainer_utils import get_last_checkpoint
 
     return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' own bars and reports: a head that is new is meant to be new."""
-    logging = transformers.utils.logging
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from app.errors import DataError
 from app.scorers.evaluation import (
     Pair,
-    PairsError,
     ScoredPair,
     Share,
     bins,
@@ -106,14 +106,14 @@ def test_pairs_are_read_plain_and_packed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "match"),
-    [("{", "line 1"), ('{"prompt": "p"}', "line 1: needs"), ("", "no pairs")],
+    [("{", "line 1"), ('{"prompt": "p"}', "line 1: needs"), ("", "holds no rows")],
 )
 def test_a_file_that_is_wrong_says_where(tmp_path: Path, text: str, match: str) -> None:
     (tmp_path / "a.jsonl").write_text(text)
-    with pytest.raises(PairsError, match=match):
+    with pytest.raises(DataError, match=match):
         read_pairs(tmp_path / "a.jsonl")
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PairsError, match="nowhere"):
+    with pytest.raises(DataError, match="nowhere"):
         read_pairs(tmp_path / "nowhere.jsonl")
