@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from app.checkpoints import base_checkpoint, quiet, require
-from app.domain import Completion, Failure, Prompt, Usage
+from app.domain import Completion, Failure, FinishReason, Prompt, Usage
 from app.errors import ConfigurationError
 
 BATCH = 32
@@ -72,13 +72,12 @@ class LocalSampler:
             return prompts[place].temperature or 0.0, prompts[place].max_tokens
 
         places = sorted(range(len(prompts)), key=lambda p: (way(p), len(encoded[p]), p))
-        for (temperature, max_tokens), alike in itertools.groupby(places, key=way):
+        for _, alike in itertools.groupby(places, key=way):
             of_one_way = list(alike)
             for start in range(0, len(of_one_way), self.batch):
                 chosen = of_one_way[start : start + self.batch]
-                rows = [encoded[place] for place in chosen]
-                seed = self._seed([prompts[place].sample for place in chosen], rows)
-                ended = self._decoded(rows, len(prefix), cache, temperature, max_tokens, seed)
+                asked = [prompts[place] for place in chosen]
+                ended = self._decoded(asked, [encoded[p] for p in chosen], len(prefix), cache)
                 found |= dict(zip(chosen, ended, strict=True))
         return [found[place] for place in range(len(prompts))]
 
@@ -98,14 +97,9 @@ class LocalSampler:
             return self.model(input_ids=ids, use_cache=True).past_key_values
 
     def _decoded(
-        self,
-        rows: Sequence[Sequence[int]],
-        shared: int,
-        cache: Any,
-        temperature: float,
-        max_tokens: int,
-        seed: int,
+        self, prompts: Sequence[Prompt], rows: Sequence[Sequence[int]], shared: int, cache: Any
     ) -> list[Outcome]:
+        """One batch, all of one temperature and length."""
         import torch
 
         longest = max(map(len, rows))
@@ -119,14 +113,15 @@ class LocalSampler:
         if cache is not None:
             cache = copy.deepcopy(cache)
             cache.batch_repeat_interleave(len(rows))
+        temperature = prompts[0].temperature
         drawn = {"do_sample": True, "temperature": temperature} if temperature else {}
-        torch.manual_seed(seed)
+        torch.manual_seed(self._seed([prompt.sample for prompt in prompts], rows))
         with torch.inference_mode():
             ended = self.model.generate(
                 input_ids=torch.tensor(filled, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 past_key_values=cache,
-                max_new_tokens=max_tokens,
+                max_new_tokens=prompts[0].max_tokens,
                 pad_token_id=pad,
                 **({"do_sample": False} | drawn),
             )
@@ -143,7 +138,7 @@ class LocalSampler:
         if not text:
             return Failure("bad_reply", f"{self.name}: an empty reply")
         written = len(new) if length is None else length + 1
-        finish = "length" if length is None else "stop"
+        finish: FinishReason = "length" if length is None else "stop"
         return Completion(text, finish, self.name, Usage(len(asked), written))
 
     def _seed(self, samples: Sequence[int], rows: Sequence[Sequence[int]]) -> int:
@@ -178,21 +173,32 @@ def open_local_sampler(
     return LocalSampler(name, model, tokenizer, seed, batch)
 
 
-def open_base(base: str, adapter: Path | None = None) -> tuple[Any, Any]:
-    """A base model in float32 (bfloat16 on an accelerator) and the tokenizer with the template
-    that it is trained and sampled with; that of the adapter if there is one.
+def open_base(base: str, adapter: Path | None = None, *, four_bit: bool = False) -> tuple[Any, Any]:
+    """A base model in float32 (bfloat16 on a GPU, 4 bits if asked for) and the tokenizer with the
+    template that it is trained and sampled with; that of the adapter if there is one.
 
     Raises `ConfigurationError`.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     folder = base_checkpoint(base)
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    quantized = (
+        BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+        if four_bit
+        else None
+    )
     try:
         with quiet():
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, local_files_only=True
+                folder,
+                dtype=dtype,
+                quantization_config=quantized,
+                use_safetensors=True,
+                local_files_only=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(adapter or folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
