@@ -1,12 +1,12 @@
 """Samplers: they write what is asked for, in this process or elsewhere.
 
-A sampler takes prompts and gives a completion or a failure for each, in their order. Whether the
-prompts go to a model in this process (here), to a host (`hosts.py`) or to several machines
-(`clusters.py`) makes no difference to who asks.
+A sampler takes shards of prompts and gives each back when it is done, with a completion or a
+failure for each prompt, in order. Whether the prompts go to a model in this process (here), to a
+host (`hosts.py`) or to several machines (`clusters.py`) makes no difference to who asks.
 
-The in-process sampler runs the tokens that all prompts begin with, the worked examples as a rule,
-once for all of them, sorts by length, and decodes many prompts at a time. Its draws depend on the
-seed and on which prompts come together, so the same call gives the same texts again.
+The in-process sampler runs the tokens that all prompts of a shard begin with, the worked examples
+as a rule, once for all of them, sorts by length, and decodes many prompts at a time. Its draws
+depend on the seed and on the shard alone, so a shard gives the same texts wherever it is sampled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import asyncio
 import copy
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,13 +36,19 @@ PLAIN_TEMPLATE = (
 Outcome = Completion | Failure
 
 
+Shards = Mapping[int, Sequence[Prompt]]
+
+
 class Sampler(Protocol):
-    """Writes one completion for each prompt; what fails is a `Failure` in its place."""
+    """Writes one completion for each prompt; what fails is a `Failure` in its place.
+
+    `name` is who wrote it. Shards come back in any order.
+    """
 
     @property
     def name(self) -> str: ...
 
-    async def sample(self, prompts: Sequence[Prompt]) -> list[Outcome]: ...
+    def sample(self, shards: Shards) -> AsyncIterator[tuple[int, list[Outcome]]]: ...
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,12 @@ class LocalSampler:
     seed: int = 0
     batch: int = BATCH
 
-    async def sample(self, prompts: Sequence[Prompt]) -> list[Outcome]:
-        return await asyncio.to_thread(self.completions, prompts)
+    async def sample(self, shards: Shards) -> AsyncIterator[tuple[int, list[Outcome]]]:
+        for number, prompts in shards.items():
+            yield number, await asyncio.to_thread(self.completions, prompts)
 
     def completions(self, prompts: Sequence[Prompt]) -> list[Outcome]:
-        """The same, for those who have a process to themselves."""
+        """One shard."""
         encoded = [self._encoded(prompt) for prompt in prompts]
         prefix = _common(encoded)
         cache = self._run(prefix) if prefix else None

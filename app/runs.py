@@ -1,0 +1,45 @@
+"""Run directories: a manifest of what made them, and files that are whole or not there.
+
+A run that was interrupted is begun again by the same command; what stands there is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from app.errors import ConfigurationError
+
+
+def begin(out: Path, manifest: Mapping[str, object], name: str = "manifest.json") -> None:
+    """Write the manifest of a new run; for one that goes on, see that it is the same run.
+
+    Raises `ConfigurationError` if `out` holds another run, or something else.
+    """
+    path = out / name
+    ours = json.loads(json.dumps(manifest))
+    if path.is_file():
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        if theirs != ours:
+            changed = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
+            raise ConfigurationError(
+                f"{out} holds a run with another {' and '.join(changed)}: name another folder"
+            )
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise ConfigurationError(f"{out} is not empty, and holds no run: name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(ours, indent=2))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """The same for JSON lines; no rows make an empty file."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
