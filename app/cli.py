@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -41,11 +41,12 @@ from app.api.documents import (
     CandidateDocument,
     ScoreRequest,
     ScoresDocument,
+    SeatDocument,
     answer_document,
     scores_document,
     seat_document,
 )
-from app.domain import Completed, Event, Failed, Failure, Scored, Started
+from app.domain import Completed, Event, Failed, Failure, Scored, Started, WinRate
 from app.errors import ConfigurationError, DataError, NoCandidateError, RequestError
 from app.scorers import Scorer
 from app.scorers.evaluation import (
@@ -62,6 +63,8 @@ from app.scorers.picture import draw
 from app.scorers.report import measure
 from app.scorers.training import Recipe, parted, train
 from app.settings import JudgeScorerSpec, ScorerSpec, Settings
+from app.standing import open_standing
+from app.store import AnswerStore
 from app.wiring import open_services
 
 app = typer.Typer(
@@ -202,22 +205,50 @@ def score(
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
-    """Show who sits on the board, who does not, and why."""
+    """Show who sits on the board, who does not and why, and each member's win rate."""
     settings = _settings()
-    seats = [seat_document(seat) for seat in settings.seats]
+    rates = asyncio.run(_win_rates(settings)) or {}
+    fewest = settings.standing_min
+    seats = [seat_document(seat, rates.get(seat.name), fewest) for seat in settings.seats]
     if as_json:
         typer.echo(json.dumps({"members": [seat.model_dump() for seat in seats]}, indent=2))
         return
     table = Table(box=None)
-    for heading in ("seat", "provider", "model", "sits", "why not", "terms"):
+    for heading in ("seat", "provider", "model", "sits", "why not", "wins", "terms"):
         table.add_column(heading, overflow="fold")
     for seat in seats:
         sits = "[green]yes" if seat.seated else "[dim]no"
-        row = (seat.name, seat.provider, seat.model, sits, seat.why_not or "", seat.terms or "")
-        table.add_row(*row, style="" if seat.seated else "dim")
+        row = (seat.name, seat.provider, seat.model, sits, seat.why_not or "", _wins(seat))
+        table.add_row(*row, seat.terms or "", style="" if seat.seated else "dim")
     out.print(table)
     scorers = ", then ".join(_scorer_line(spec) for spec in settings.ladder)
-    out.print(f"Ties go to the seat higher up. Scorer: {scorers}.")
+    ties = "the seat higher up"
+    if settings.standing == "wins":
+        short = any(seat.seated and seat.win_rate is None for seat in seats)
+        until = f", until every member asked has competed in {fewest} answers"
+        ties = ties + until if short else "the higher win rate"
+    out.print(f"Ties go to {ties}. Scorer: {scorers}.")
+
+
+def _wins(seat: SeatDocument) -> str:
+    if seat.win_rate is not None:
+        return f"{seat.win_rate:.1%} of {seat.competed}"
+    return f"too few yet: {seat.competed}" if seat.competed else ""
+
+
+async def _win_rates(settings: Settings) -> Mapping[str, WinRate] | None:
+    """Those of the seated members; None, and why on stderr, if they cannot be read."""
+    _log_at("error")
+    seated = [seat.name for seat in settings.seats if seat.why_not is None]
+    try:
+        async with (
+            AnswerStore.open(settings.database_url) as store,
+            open_standing(store, seated, by_wins=False, minimum=settings.standing_min) as standing,
+        ):
+            return await standing.known()
+    except ConfigurationError as error:
+        err.print(Text(f"Win rates are not known: {error}", "yellow"))
+        return None
 
 
 def _scorer_line(spec: ScorerSpec) -> str:
@@ -252,11 +283,11 @@ def evaluate_scorer(
     length, rank correlation of reward with length, the resolution (the margin at which the scorer
     is right three times out of four) and how well the margin foretells being right.
     """
+    if model and name:
+        raise ConfigurationError("--scorer is a step of the ladder, --model none: choose one")
     found = read_pairs(pairs)
     if limit:
         found = [p for _, group in _by_source(found).items() for p in group[:limit]]
-    if model and name:
-        raise ConfigurationError("--scorer is a step of the ladder, --model none: choose one")
     opened = open_local_scorer(model, max_tokens=max_tokens) if model else _step(name)
     title, scored = asyncio.run(_evaluate(opened, found, at_once))
     by_source: dict[str, list[ScoredPair]] = {}

@@ -35,6 +35,9 @@ StepOutcome = Literal["scored", "partial", "failed", "off", "not_asked"]
 Quality = Literal["full", "degraded"]
 OnPartial = Literal["wait", "accept", "fail"]
 
+# What a vendor says of a reply that it withheld.
+WITHHELD: tuple[FinishReason, ...] = ("refusal", "content_filter")
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -123,7 +126,7 @@ class Completion:
     @property
     def withheld(self) -> bool:
         """True if the vendor refused or filtered: never the winner over an honest reply."""
-        return self.finish_reason in ("refusal", "content_filter")
+        return self.finish_reason in WITHHELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +263,19 @@ class ScorerInfo:
     ladder: tuple[LadderStep, ...] = ()
 
 
+# Scorers whose rewards say nothing of which honest reply is better: "embedded" sees obvious
+# failures only, "scripted" is for tests, "none" stands where no scorer was left.
+CANNOT_RANK = ("embedded", "scripted", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class WinRate:
+    """How often a member's reply had the highest reward, of the answers it competed in."""
+
+    share: float
+    competed: int
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How one run is to be done.
@@ -277,6 +293,10 @@ class Plan:
     replies. After `hedge_s` a member that has not replied is asked a second time, and the first
     reply counts. `length_slope` is the reward per unit of log length that is taken off, if
     `length_control` is on and the scorer states one.
+
+    `standing` are the members in the order in which ties go, empty for board order; whoever is
+    not in it comes after. `win_rates` are the figures it was made by. `no_standing` says why ties
+    go by board order where the win rates were to decide.
     """
 
     members: tuple[str, ...]
@@ -296,6 +316,9 @@ class Plan:
     hedge_s: float | None = None
     length_control: bool = True
     length_slope: float = 0.0
+    standing: tuple[str, ...] = ()
+    win_rates: Mapping[str, WinRate] = field(default_factory=dict)
+    no_standing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

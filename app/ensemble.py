@@ -59,6 +59,7 @@ from app.providers import Provider
 from app.scorers import Scorer
 from app.scorers.ladder import Descent, Ladder
 from app.selection import STRATEGIES
+from app.standing import Standing
 
 T = TypeVar("T")
 
@@ -87,13 +88,15 @@ class AnswerSink(Protocol):
 class Ensemble:
     """The board and its ladder of scorers. `members` are in board order.
 
-    `timeout_s` limits one call to a member or scorer; a plan's deadline limits the run.
+    `timeout_s` limits one call to a member or scorer; a plan's deadline limits the run. Without
+    a `standing`, ties go as the plan has it.
     """
 
     members: Mapping[str, Provider]
     ladder: Ladder
     store: AnswerSink
     timeout_s: float = 55.0
+    standing: Standing | None = None
 
     async def answer(
         self,
@@ -110,6 +113,7 @@ class Ensemble:
         members replied; that run is stored too.
         """
         self._check(plan)
+        plan = self.standing.settle(plan) if self.standing else plan
         run = _Run(_now(), plan.deadline_s, self.timeout_s)
         descent = self.ladder.descent(partial(_score, run, prompt))
         panel = _Panel(self.members, run, descent, prompt, plan, tell=listener or _ignore)

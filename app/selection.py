@@ -20,12 +20,12 @@ Strategy = Callable[[Sequence[ScoredCandidate], Plan], Selection]
 
 def best_of_n(candidates: Sequence[ScoredCandidate], plan: Plan) -> Selection:
     """The candidate with the highest reward; rewards within the plan's resolution of it are tied,
-    and a tie goes to the earliest seat in board order."""
+    and a tie goes by standing, which without one is board order."""
     field = _field(candidates, plan)
     if not field.replies:
         return Selection(None, (), plan.strategy, f"none of {len(candidates)} members replied")
     if not field.scored:
-        reason = f"no reply could be scored: first of {len(field.replies)} in board order"
+        reason = f"no reply could be scored: first of {len(field.replies)} {_order(plan)}"
         return Selection(field.replies[0].candidate.id, (), plan.strategy, reason)
     chosen = _highest(field, plan)
     if plan.length_slope:
@@ -36,7 +36,7 @@ def best_of_n(candidates: Sequence[ScoredCandidate], plan: Plan) -> Selection:
 
 def majority_vote(candidates: Sequence[ScoredCandidate], plan: Plan) -> Selection:
     """The most frequent extracted answer (self-consistency, arXiv 2203.11171), shown by its
-    highest reward. Equal counts go to the answer of the earliest seat."""
+    highest reward. Equal counts go by the standing of the first member that gave each."""
     return _vote(candidates, plan, lambda field: {c.candidate.id: 1.0 for c in field.replies})
 
 
@@ -65,7 +65,7 @@ STRATEGIES: Mapping[str, Strategy] = {
 
 @dataclass(frozen=True)
 class _Field:
-    """What may be compared, in board order, and the rewards it is compared by."""
+    """What may be compared, in the order ties go, and the rewards it is compared by."""
 
     replies: Sequence[ScoredCandidate]
     rewards: Mapping[str, float]
@@ -88,7 +88,7 @@ class _Field:
 def _field(candidates: Sequence[ScoredCandidate], plan: Plan) -> _Field:
     replied = [c for c in candidates if isinstance(c.candidate.outcome, Completion)]
     honest = [c for c in replied if not _withheld(c)]
-    replies = sorted(honest or replied, key=lambda c: (_seat(c, plan), c.candidate.id))
+    replies = sorted(honest or replied, key=lambda c: (_place(c, plan), c.candidate.id))
     raw = {c.candidate.id: c.reward for c in replies if c.reward is not None}
     rewards = {id_: raw[id_] - plan.length_slope * excess for id_, excess in _lengths(replies, raw)}
     left_out = _left_out(len(replied) - len(replies), len(replies) - len(raw))
@@ -116,7 +116,8 @@ def _highest(field: _Field, plan: Plan) -> Selection:
     rest = [c for c in by_reward if c not in tied]
     tie_break = None
     if len(tied) > 1:
-        tie_break = f"board order: {len(tied)} within the resolution of {plan.resolution:.3g}"
+        what = f"{len(tied)} within the resolution of {plan.resolution:.3g}"
+        tie_break = _tie_break(tied, plan, what)
     return Selection(
         winner=tied[0].candidate.id,
         ranking=tuple(c.candidate.id for c in [*tied, *rest]),
@@ -144,20 +145,27 @@ def _vote(
     most = max(votes.values())
     # Sums of floats in another order may differ in their last digits.
     leading = {answer for answer, weight in votes.items() if math.isclose(weight, most)}
-    agreed = next(c.extracted for c in voters if c.extracted in leading)
+    firsts: dict[str, ScoredCandidate] = {}
+    for c in voters:
+        if c.extracted in leading:
+            firsts.setdefault(str(c.extracted), c)
+    agreed = next(iter(firsts))
     camp = _field([c for c in voters if c.extracted == agreed], plan)
     shown = _highest(camp, plan) if camp.scored else None
     winner = shown.winner if shown else camp.replies[0].candidate.id
     first = shown.ranking if shown else [c.candidate.id for c in camp.replies]
     others = sorted((c for c in field.scored if c not in camp.replies), key=field.reward)[::-1]
-    tie_break = f"board order: {len(leading)} answers got as much" if len(leading) > 1 else None
+    tie_break = None
+    if len(leading) > 1:
+        tie_break = _tie_break([*firsts.values()], plan, f"{len(leading)} answers got as much")
     return _above_floor(
         field,
         Selection(
             winner=winner,
             ranking=(*first, *(c.candidate.id for c in others)),
             strategy=plan.strategy,
-            reason=_vote_reason(camp, voters, len(votes), scored=bool(shown)) + field.left_out,
+            reason=_vote_reason(camp, voters, len(votes), plan, scored=bool(shown))
+            + field.left_out,
             margin=shown.margin if shown else None,
             tie_break=tie_break or (shown.tie_break if shown else None),
             votes=dict(sorted(votes.items(), key=lambda vote: (-vote[1], vote[0]))),
@@ -167,10 +175,10 @@ def _vote(
 
 
 def _vote_reason(
-    camp: _Field, voters: Sequence[ScoredCandidate], answers: int, *, scored: bool
+    camp: _Field, voters: Sequence[ScoredCandidate], answers: int, plan: Plan, *, scored: bool
 ) -> str:
     said = f"{len(camp.replies)} of {len(voters)} voters agree, of {answers} answers"
-    return said if scored else f"{said}; none of them could be scored: first in board order"
+    return said if scored else f"{said}; none of them could be scored: first {_order(plan)}"
 
 
 def _confidence(field: _Field, plan: Plan) -> Mapping[str, float]:
@@ -204,8 +212,8 @@ def _reason(tied: Sequence[ScoredCandidate], rest: Sequence[ScoredCandidate], pl
         return "the only scored candidate"
     said = f"highest reward of {total} scored candidates"
     if len(tied) > 1:
-        said = f"too close to call among {len(tied)}: first of them in board order"
-    overtaken = [c.candidate.member for c in rest if _seat(c, plan) < _seat(tied[0], plan)]
+        said = f"too close to call among {len(tied)}: first of them {_order(plan)}"
+    overtaken = [c.candidate.member for c in rest if _place(c, plan) < _place(tied[0], plan)]
     if overtaken:
         said += f"; plainly lower: {', '.join(dict.fromkeys(overtaken))}"
     return said
@@ -220,11 +228,29 @@ def _left_out(withheld: int, unscored: int) -> str:
     return f" ({', '.join(said)})" if said else ""
 
 
-def _seat(candidate: ScoredCandidate, plan: Plan) -> int:
-    """Place in board order; what has no seat of its own (a fusion, a reserve) comes after."""
-    seats = (*plan.members, *plan.reserves)
+def _place(candidate: ScoredCandidate, plan: Plan) -> int:
+    """Place in the order in which ties go; what has no seat of its own (a fusion, a reserve)
+    comes after the members."""
+    seats = (*plan.standing, *plan.members, *plan.reserves)
     member = candidate.candidate.member
     return seats.index(member) if member in seats else len(seats)
+
+
+def _order(plan: Plan) -> str:
+    return "by standing" if plan.standing else "in board order"
+
+
+def _tie_break(tied: Sequence[ScoredCandidate], plan: Plan, what: str) -> str:
+    """By what the tie went: the win rates of the tied, or board order and why not win rates."""
+    if not plan.standing:
+        return f"board order: {what}" + (f" ({plan.no_standing})" if plan.no_standing else "")
+    members = dict.fromkeys(c.candidate.member for c in tied)
+    return f"standing: {', '.join(_record(member, plan) for member in members)}; {what}"
+
+
+def _record(member: str, plan: Plan) -> str:
+    rate = plan.win_rates.get(member)
+    return f"{member} won {rate.share:.1%} of {rate.competed}" if rate else member
 
 
 def _text(candidate: ScoredCandidate) -> str:

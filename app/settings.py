@@ -320,6 +320,8 @@ class Settings(BaseSettings):
     members: dict[MemberName, ProviderSpec] = Field(default_factory=dict)
     scorer: Annotated[tuple[ScorerSpec, ...] | None, NoDecode, Field(min_length=1)] = None
     self_check: bool = True
+    standing: Literal["order", "wins"] = "order"
+    standing_min: int = Field(default=50, ge=1)
     engine: EngineSettings = EngineSettings()
 
     timeout_s: float = Field(default=55, gt=0)

@@ -38,6 +38,7 @@ from app.settings import (
     Settings,
     missing_key,
 )
+from app.standing import Standing, open_standing
 from app.store import AnswerStore
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Services:
     seats: tuple[Seat, ...]
     ensemble: Ensemble
     store: AnswerStore
+    standing: Standing
 
 
 @asynccontextmanager
@@ -71,8 +73,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         scorers = [
             await build_scorer(spec, settings, http, engines, members) for spec in settings.ladder
         ]
-        ensemble = Ensemble(members, _ladder(scorers), store, settings.timeout_s)
-        yield Services(settings, settings.seats, ensemble, store)
+        by_wins = settings.standing == "wins"
+        standing = await stack.enter_async_context(
+            open_standing(store, tuple(members), by_wins=by_wins, minimum=settings.standing_min)
+        )
+        ensemble = Ensemble(members, _ladder(scorers), store, settings.timeout_s, standing)
+        yield Services(settings, settings.seats, ensemble, store, standing)
 
 
 @dataclass(frozen=True)

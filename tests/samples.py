@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from app.domain import (
     Answer,
@@ -23,6 +23,7 @@ from app.domain import (
     Selection,
     Timings,
     Usage,
+    WinRate,
 )
 
 FIVE = Attributes(3.1, 3.2, 3.7, 1.4, 1.2)
@@ -58,6 +59,22 @@ def failed(member: str) -> ScoredCandidate:
     return ScoredCandidate(Candidate(f"cand_{member}", member, f"model-{member}", failure, 0.1))
 
 
+def competition(
+    number: int, *entries: ScoredCandidate, scorer: str = "judge:x", minute: int = 0
+) -> Answer:
+    """A stored answer in which these competed, scored by that scorer."""
+    candidates = tuple(
+        replace(one, candidate=replace(one.candidate, id=f"comp_{number}_{place}"))
+        for place, one in enumerate(entries)
+    )
+    return replace(
+        answer(f"comp_{number}"),
+        created=datetime(2026, 11, 22, 13, 5, tzinfo=UTC) + timedelta(minutes=minute),
+        candidates=candidates,
+        scorer=ScorerInfo(scorer, "m", "scalar", 0.1),
+    )
+
+
 def answer(id_: str = "ans_1") -> Answer:
     """An answer that uses every field: five scores, a scalar, a failed score, a failed member."""
     five = ScoredCandidate(
@@ -86,6 +103,9 @@ def answer(id_: str = "ans_1") -> Answer:
             resolution=0.1,
             order=("b",),
             reserves=("c",),
+            standing=("b", "claude"),
+            win_rates={"b": WinRate(0.75, 60), "claude": WinRate(0.25, 80)},
+            no_standing="none",
         ),
         candidates=(five, scalar, unscored, lost),
         selection=Selection(

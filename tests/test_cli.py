@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -18,6 +19,8 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app, main
+from app.store import AnswerStore
+from tests.samples import competition, scored
 
 BOARD = """
 database_url = "sqlite+aiosqlite:///answers.db"
@@ -98,6 +101,38 @@ def test_models_shows_who_sits_and_who_does_not() -> None:
     seats = {seat["name"]: seat for seat in json.loads(run("models", "--json"))["members"]}
     assert seats["a"]["seated"]
     assert not seats["claude"]["seated"]
+
+
+@pytest.mark.usefixtures("board")
+def test_models_shows_win_rates() -> None:
+    async def compete() -> None:
+        async with AnswerStore.open("sqlite+aiosqlite:///answers.db") as store:
+            for n, reward in enumerate((1.0, 3.0, 3.0)):
+                await store.save(competition(n, scored("a", reward), scored("b", 2.0)))
+
+    asyncio.run(compete())
+    assert run("models").count("too few yet: 3") == 2
+    few = json.loads(run("models", "--json"))["members"]
+    assert [(s["win_rate"], s["competed"]) for s in few[:3]] == [(None, 3), (None, 3), (None, None)]
+    with Path("starboard.toml").open("r+") as file:
+        rest = file.read()
+        file.seek(0)
+        file.write(f'standing = "wins"\nstanding_min = 3\n{rest}')
+    shown = run("models")
+    assert "66.7% of 3" in shown
+    assert "Ties go to the higher win rate" in shown
+
+
+@pytest.mark.usefixtures("board")
+def test_models_is_shown_without_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STARBOARD_DATABASE_URL", "sqlite+aiosqlite:////nowhere/answers.db")
+    monkeypatch.setenv("STARBOARD_STANDING", "wins")
+    monkeypatch.setenv("COLUMNS", "200")
+    done = starboard("models")  # a process of its own: aiosqlite's thread may outlive the loop
+    assert done.returncode == 0
+    assert "not named in board" in done.stdout
+    assert "until every member asked has competed in 50 answers" in done.stdout
+    assert "Win rates are not known: cannot open the database" in done.stderr
 
 
 def test_the_version_is_told() -> None:

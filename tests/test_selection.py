@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain import Completion, FinishReason, Plan, ScoredCandidate
+from app.domain import Completion, FinishReason, Plan, ScoredCandidate, WinRate
 from app.selection import Strategy, best_of_n, majority_vote, weighted_vote
 from tests.samples import failed, scored
 
@@ -142,6 +142,62 @@ def test_length_control_takes_off_what_length_alone_earns_and_says_what_it_chang
     assert best_of_n(board, plan()).length_control is None
 
 
+RATES = {"a": WinRate(0.25, 200), "b": WinRate(0.5, 90), "c": WinRate(0.4, 80)}
+
+
+def by_wins(resolution: float = 0.1) -> Plan:
+    members = ("a", "b", "c")
+    return Plan(members, resolution=resolution, standing=("b", "c", "a"), win_rates=RATES)
+
+
+def test_a_tie_goes_by_standing_with_the_figures() -> None:
+    board = [scored("a", 3.0), scored("b", 2.95), scored("c", 1.0)]
+    chosen = best_of_n(board, by_wins())
+    assert chosen.winner == "cand_b"
+    assert chosen.ranking == ("cand_b", "cand_a", "cand_c")
+    expected = "standing: b won 50.0% of 90, a won 25.0% of 200; 2 within the resolution of 0.1"
+    assert chosen.tie_break == expected
+    assert chosen.reason == "too close to call among 2: first of them by standing"
+
+
+def test_evidence_overcomes_standing() -> None:
+    chosen = best_of_n([scored("a", 3.0), scored("b", 2.9)], by_wins(0.05))
+    assert (chosen.winner, chosen.tie_break) == ("cand_a", None)
+    assert chosen.reason.endswith("plainly lower: b")
+
+
+def test_a_tie_that_win_rates_could_not_decide_says_why() -> None:
+    chosen = best_of_n(
+        [scored("a", 1.0), scored("b", 1.0)], replace(plan(0.1), no_standing="b has competed in 3")
+    )
+    assert chosen.winner == "cand_a"
+    said = "board order: 2 within the resolution of 0.1 (b has competed in 3)"
+    assert chosen.tie_break == said
+
+
+def test_who_has_no_standing_comes_after_the_members() -> None:
+    plan_ = replace(by_wins(), reserves=("d",))
+    board = [scored("a (fusion)", 1.0), scored("d", 1.0), scored("a", 1.0)]
+    chosen = best_of_n(board, plan_)
+    assert chosen.ranking == ("cand_a", "cand_d", "cand_a (fusion)")
+    assert str(chosen.tie_break).startswith("standing: a won 25.0% of 200, d, a (fusion); 3 within")
+
+
+def test_an_even_vote_goes_by_standing() -> None:
+    board = [scored("a", 9.0, extracted="1"), scored("b", 1.0, extracted="2")]
+    chosen = majority_vote([*board, scored("c", 0.0, extracted="3")], by_wins())
+    assert chosen.winner == "cand_b"
+    assert chosen.tie_break == (
+        "standing: b won 50.0% of 90, c won 40.0% of 80, a won 25.0% of 200; 3 answers got as much"
+    )
+
+
+def test_nothing_scored_goes_by_standing() -> None:
+    chosen = best_of_n([scored("a", None), scored("c", None)], by_wins())
+    assert chosen.winner == "cand_c"
+    assert chosen.reason == "no reply could be scored: first of 2 by standing"
+
+
 rewards = st.one_of(st.none(), st.floats(-20, 20), st.sampled_from([1.0, 1.05, 2.0]))
 finish: st.SearchStrategy[FinishReason] = st.sampled_from(("stop", "length", "refusal"))
 boards = st.lists(
@@ -224,6 +280,25 @@ def test_nothing_below_the_floor_is_chosen(
     rewards = {c.candidate.id: c.reward for c in candidates}
     reward = rewards.get(chosen.winner or "")
     assert reward is None or reward >= floor
+
+
+@every_strategy
+@given(boards, st.floats(0, 2), st.permutations(BOARD))
+def test_standing_decides_as_board_order_would(
+    strategy: Strategy,
+    candidates: list[ScoredCandidate],
+    resolution: float,
+    order: tuple[str, ...],
+) -> None:
+    """To go by standing is to go by the board in that order: it decides ties and nothing else."""
+    stood = strategy(candidates, replace(plan(resolution), standing=tuple(order)))
+    seated = strategy(candidates, Plan(tuple(order), resolution=resolution))
+    assert (stood.winner, stood.ranking, stood.margin) == (
+        seated.winner,
+        seated.ranking,
+        seated.margin,
+    )
+    assert (stood.tie_break is None) == (seated.tie_break is None)
 
 
 def withheld(candidate: ScoredCandidate) -> bool:

@@ -47,6 +47,7 @@ from app.domain import (
     StepOutcome,
     Usage,
     Weights,
+    WinRate,
 )
 from app.settings import Seat
 
@@ -316,7 +317,9 @@ class DecisionDocument(BaseModel):
     strategy: str
     weights: AttributesDocument
     margin: float | None
-    tie_break: str | None
+    tie_break: str | None = Field(
+        description="By what a tie went: standing, with the win rates of the tied, or board order."
+    )
     reason: str
     votes: dict[str, float] | None
     length_control: str | None
@@ -398,6 +401,14 @@ class SeatDocument(BaseModel):
     why_not: str | None
     healthy: bool | None
     terms: str | None
+    win_rate: float | None = Field(
+        description="Share of the answers it competed in where its reply had the highest reward; "
+        "null if there are fewer than `standing_min`, or if it is not known."
+    )
+    competed: int | None = Field(
+        description="Answers of the newest 10,000 it competed in, under a scorer that can rank; "
+        "null if not known."
+    )
 
 
 class ModelsDocument(BaseModel):
@@ -454,8 +465,11 @@ def scores_document(info: ScorerInfo, replies: Sequence[ScoredReply]) -> ScoresD
     )
 
 
-def seat_document(seat: Seat, *, healthy: bool | None = None) -> SeatDocument:
-    """A seat as shown; `healthy` is None where nobody asked."""
+def seat_document(
+    seat: Seat, rate: WinRate | None, standing_min: int, *, healthy: bool | None = None
+) -> SeatDocument:
+    """A seat as shown; `healthy` is None where nobody asked, `rate` where it is not known. A rate
+    over fewer than `standing_min` answers is not shown."""
     return SeatDocument(
         name=seat.name,
         provider=seat.spec.provider,
@@ -464,6 +478,8 @@ def seat_document(seat: Seat, *, healthy: bool | None = None) -> SeatDocument:
         why_not=seat.why_not,
         healthy=healthy,
         terms=seat.terms,
+        win_rate=rate.share if rate and rate.competed >= standing_min else None,
+        competed=rate.competed if rate else None,
     )
 
 

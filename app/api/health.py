@@ -70,10 +70,16 @@ async def readyz(live: Live, health: Health, response: Response) -> Readiness:
 
 @router.get("/models")
 async def models(live: Live, health: Health) -> ModelsDocument:
-    """Every configured seat in board order: who sits, who does not and why."""
+    """Every configured seat in board order: who sits, who does not and why, and how often each
+    member's reply had the highest reward."""
     faults = await health.faults()
+    rates = await live.standing.known() or {}
+    fewest = live.settings.standing_min
     return ModelsDocument(
-        members=[seat_document(seat, healthy=_healthy(faults, seat.name)) for seat in live.seats],
+        members=[
+            seat_document(seat, rates.get(seat.name), fewest, healthy=_healthy(faults, seat.name))
+            for seat in live.seats
+        ],
         scorer=ScorerDocument(**asdict(live.ensemble.ladder.info)),
     )
 

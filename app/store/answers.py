@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,24 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, event, func, insert, select, text
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Select,
+    bindparam,
+    case,
+    event,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from app.domain import Answer
+from app.domain import CANNOT_RANK, WITHHELD, Answer, WinRate
 from app.errors import AnswerNotFoundError, ConfigurationError, StoreError
 from app.store import rows, schema
 
@@ -29,6 +41,9 @@ URLS = "it must look like sqlite+aiosqlite:///answers.db or postgresql+asyncpg:/
 ID = re.compile(r"[\w-]{1,40}")
 # Any fixed number: it stands for "migrations of Starboard" among PostgreSQL's advisory locks.
 MIGRATION_LOCK = 7_827_225
+# Win rates are taken over so many of the newest answers: what a member did long ago says little
+# of what stands behind its name today, and the query's cost has a bound.
+NEWEST = 10_000
 
 
 @dataclass(frozen=True)
@@ -85,11 +100,76 @@ class AnswerStore:
             raise AnswerNotFoundError(f"there is no answer {answer_id}")
         return rows.answer_from(row, candidate_rows)
 
+    async def win_rates(self, members: Sequence[str]) -> dict[str, WinRate]:
+        """How often each of these members' replies had the highest reward; whoever has not
+        competed is left out.
+
+        Counted are the newest `NEWEST` answers, if a scorer that can rank scored them and at
+        least two of the members have a reward there for a reply that was not withheld. Of several
+        samples a member's best counts. Members with the same highest reward share the win, so
+        that the shares of one answer add up to one. By reward, not by who was selected: ties
+        went by standing, which must not feed on itself.
+        """
+        with _failures():
+            async with self.engine.connect() as connection:
+                found = (await connection.execute(_win_rates(members))).all()
+        return {member: WinRate(wins / competed, competed) for member, competed, wins in found}
+
     async def ping(self) -> None:
         """Raises `StoreError` if the database does not answer."""
         with _failures():
             async with self.engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
+
+
+def _win_rates(members: Sequence[str]) -> Select[str, int, float]:
+    """Member, answers competed in, answers won."""
+    answers, candidates = schema.answers, schema.candidates
+    newest = (
+        select(answers.c.id, answers.c.scorer["name"].as_string().label("scorer"))
+        .order_by(answers.c.created.desc())
+        .limit(bindparam(None, NEWEST, literal_execute=True))
+        .subquery()
+    )
+    best = (
+        select(
+            candidates.c.answer_id,
+            candidates.c.member,
+            func.max(candidates.c.reward).label("reward"),
+        )
+        .join(newest, newest.c.id == candidates.c.answer_id)
+        .where(
+            newest.c.scorer.not_in(_written_out(CANNOT_RANK)),
+            candidates.c.member.in_(members),
+            candidates.c.reward.is_not(None),
+            candidates.c.finish_reason.not_in(_written_out(WITHHELD)),
+        )
+        .group_by(candidates.c.answer_id, candidates.c.member)
+        .subquery()
+    )
+    placed = select(
+        best.c.member,
+        best.c.reward,
+        func.max(best.c.reward).over(partition_by=best.c.answer_id).label("highest"),
+        func.count().over(partition_by=best.c.answer_id).label("competitors"),
+        func.count().over(partition_by=(best.c.answer_id, best.c.reward)).label("equals"),
+    ).subquery()
+    won = case((placed.c.reward == placed.c.highest, literal(1.0) / placed.c.equals), else_=0.0)
+    return (
+        select(placed.c.member, func.count(), func.sum(won))
+        .where(placed.c.competitors > 1)
+        .group_by(placed.c.member)
+    )
+
+
+def _written_out(values: Sequence[str]) -> BindParameter[Sequence[str]]:
+    """Values that are written into the statement.
+
+    PostgreSQL plans a statement anew without its parameters once it has run five times. Not
+    knowing these, it took hardly any reply to be left, and chose a plan that ran for minutes
+    where the other takes half a second.
+    """
+    return bindparam(None, values, expanding=True, literal_execute=True)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from app.domain import (
     Timings,
     Usage,
     Weights,
+    WinRate,
 )
 
 Row = Mapping[Any, Any]
@@ -58,8 +59,7 @@ def candidate_rows(answer: Answer) -> list[Row]:
 
 
 def answer_from(row: Row, candidate_rows: Sequence[Row]) -> Answer:
-    plan, selection = row["plan"], row["selection"]
-    weights = Weights(**plan["weights"])
+    selection = row["selection"]
     return Answer(
         id=row["id"],
         created=row["created"].replace(tzinfo=row["created"].tzinfo or UTC),  # SQLite drops it
@@ -68,7 +68,7 @@ def answer_from(row: Row, candidate_rows: Sequence[Row]) -> Answer:
             row["max_tokens"],
             row["temperature"],
         ),
-        plan=Plan(**plan | _tuples(plan, "members", "order", "reserves") | {"weights": weights}),
+        plan=_plan_from(row["plan"]),
         candidates=tuple(_candidate_from(candidate) for candidate in candidate_rows),
         selection=Selection(**selection | _tuples(selection, "ranking", "not_called")),
         scorer=_scorer_from(row["scorer"]),
@@ -76,6 +76,18 @@ def answer_from(row: Row, candidate_rows: Sequence[Row]) -> Answer:
         quality=row["quality"],
         missing=tuple(row["missing"]),
         tags=row["tags"],
+    )
+
+
+def _plan_from(plan: Row) -> Plan:
+    rates = plan.get("win_rates", {})  # answers from before there were standings have none
+    return Plan(
+        **{
+            **plan,
+            **_tuples(plan, "members", "order", "reserves", "standing"),
+            "weights": Weights(**plan["weights"]),
+            "win_rates": {member: WinRate(**rate) for member, rate in rates.items()},
+        }
     )
 
 

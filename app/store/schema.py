@@ -41,6 +41,7 @@ answers = Table(
     Column("quality", String(16), nullable=False),
     Column("missing", JSON, nullable=False),
     Column("tags", JSON, nullable=False),
+    Index(None, "created"),
 )
 
 candidates = Table(

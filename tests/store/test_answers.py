@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, event, func, select, text
 
-from app.domain import ScorerInfo
+from app.domain import CANNOT_RANK, WITHHELD, Answer, Plan, ScorerInfo, WinRate
 from app.errors import AnswerNotFoundError, ConfigurationError, StoreError
 from app.store import AnswerStore, schema
-from tests.samples import answer
+from app.store import answers as answers_module
+from tests.samples import answer, competition, failed, scored
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -41,6 +44,107 @@ async def test_an_answer_from_before_there_were_ladders_comes_back(store: Answer
     async with store.engine.begin() as connection:
         await connection.execute(schema.answers.update().values(scorer=scorer))
     assert (await store.get(answer().id)).scorer == ScorerInfo("n", "m", "helpsteer", 0.1)
+
+
+async def test_a_plan_from_before_there_were_standings_comes_back(store: AnswerStore) -> None:
+    await store.save(answer())
+    new = {"standing", "win_rates", "no_standing"}
+    plan = {name: value for name, value in asdict(Plan(("a",))).items() if name not in new}
+    async with store.engine.begin() as connection:
+        await connection.execute(schema.answers.update().values(plan=plan))
+    assert (await store.get(answer().id)).plan == Plan(("a",))
+
+
+async def rates(
+    store: AnswerStore, *competitions: Answer, members: str = "abc"
+) -> dict[str, WinRate]:
+    for one in competitions:
+        await store.save(one)
+    return await store.win_rates(tuple(members))
+
+
+async def test_the_highest_reward_wins_and_equals_share(store: AnswerStore) -> None:
+    found = await rates(
+        store,
+        competition(1, scored("a", 1.0), scored("b", 2.0), scored("c", -3.0)),
+        competition(2, scored("a", -1.0), scored("b", -2.0)),
+        competition(3, scored("a", 5.0), scored("b", 5.0)),
+    )
+    assert found == {"a": WinRate(0.5, 3), "b": WinRate(0.5, 3), "c": WinRate(0.0, 1)}
+
+
+async def test_the_highest_reward_wins_whoever_was_selected(store: AnswerStore) -> None:
+    one = competition(1, scored("a", 1.0), scored("b", 1.05))
+    tied = replace(one, selection=replace(one.selection, winner="comp_1_0"))
+    assert await rates(store, tied) == {"a": WinRate(0.0, 1), "b": WinRate(1.0, 1)}
+
+
+async def test_a_competition_takes_two_rewards_of_honest_replies(store: AnswerStore) -> None:
+    refusal = scored("b", 9.0, finish_reason="refusal")
+    filtered = scored("b", 9.0, finish_reason="content_filter")
+    found = await rates(
+        store,
+        competition(1, scored("a", 1.0), failed("b")),
+        competition(2, scored("a", 1.0), scored("b", None)),
+        competition(3, scored("a", 1.0), refusal),
+        competition(4, scored("a", 1.0), filtered, scored("c", 0.5)),
+    )
+    assert found == {"a": WinRate(1.0, 1), "c": WinRate(0.0, 1)}
+
+
+async def test_only_these_members_compete_each_with_its_best_sample(store: AnswerStore) -> None:
+    found = await rates(
+        store,
+        competition(1, scored("a", 1.0), scored("b", 0.0), scored("b", 3.0), scored("a", 2.0)),
+        competition(2, scored("a", 1.0), scored("b", 0.0), scored("a (fusion)", 3.0)),
+        competition(3, scored("a", 1.0), scored("gone", 0.0)),
+    )
+    assert found == {"a": WinRate(0.5, 2), "b": WinRate(0.5, 2)}
+
+
+async def test_scorers_that_cannot_rank_do_not_count(store: AnswerStore) -> None:
+    entries = (scored("a", 1.0), scored("b", 2.0))
+    weak = [competition(n, *entries, scorer=name) for n, name in enumerate(CANNOT_RANK)]
+    assert await rates(store, *weak) == {}
+    assert await rates(store, competition(9, *entries, scorer="nvidia")) == {
+        "a": WinRate(0.0, 1),
+        "b": WinRate(1.0, 1),
+    }
+
+
+async def test_only_the_newest_answers_count(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers_module, "NEWEST", 2)
+    for_a, for_b = (scored("a", 1.0), scored("b", 0.0)), (scored("a", 0.0), scored("b", 1.0))
+    found = await rates(
+        store,
+        competition(1, *for_b, minute=3),
+        competition(2, *for_a, minute=1),  # too old
+        competition(3, *for_b, minute=2),
+    )
+    assert found == {"a": WinRate(0.0, 2), "b": WinRate(1.0, 2)}
+
+
+async def test_nobody_has_a_win_rate_in_an_empty_store(store: AnswerStore) -> None:
+    assert await rates(store) == {}
+    assert await rates(store, members="") == {}
+
+
+async def test_the_constants_of_win_rates_are_no_parameters(store: AnswerStore) -> None:
+    """PostgreSQL's plan without them ran for minutes; at this size no plan is slow."""
+    sent: list[str] = []
+
+    def remember(*call: Any) -> None:
+        sent.append(repr(call[3]))
+
+    event.listen(store.engine.sync_engine, "before_cursor_execute", remember)
+    await store.win_rates(("a", "b"))
+    event.remove(store.engine.sync_engine, "before_cursor_execute", remember)
+    (parameters,) = sent
+    assert "'a'" in parameters
+    for constant in (*CANNOT_RANK, *WITHHELD, str(answers_module.NEWEST)):
+        assert constant not in parameters
 
 
 async def test_an_unknown_id_is_an_error_of_the_request(store: AnswerStore) -> None:
