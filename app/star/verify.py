@@ -275,6 +275,11 @@ _CHANGES = _listed(
     " product difference average by per than from times plus minus negative day week month year"
     " hour step option number room grade chapter page part phase case problem equation"
 )
+# Words that no unit goes over.
+_JOINING = _listed(
+    "because since so then therefore thus hence if but as which who is are was were be means"
+    " gives makes leaves equals"
+)
 _ARTICLES = _listed("the a an his her their its our my your this that these those")
 # With one of these an equation may be right without being so in plain numbers, ...
 _SCALING = _listed(
@@ -427,6 +432,8 @@ def _tokens(line: str) -> list[_Token]:
             kind = "sign" if before in "NRW" else "word"
         elif kind == "word" and text.lower() == "of" and _takes_of(tokens):
             kind, text = "sign", "*"
+        elif kind == "word" and text.lower() in _JOINING:
+            kind = "end"
         elif kind == "end" and text == ":" and before == "N" and line[hit.end() :][:1].isdigit():
             kind = "other"
         elif kind == "number" and text[0] in "-\u2212" and before in "NR":
@@ -461,16 +468,16 @@ def _equations(line: str) -> Iterator[Equation]:
             one, other = sides[k], sides[k + 1]
             if k == 0 and _is_changed(one, tokens[: hit.start()]):
                 continue
-            named = k == 0 and one.literal is not None and parts[0][-1].letter == "W"
             if one.literal is not None and other.literal is not None:
                 continue
             values = one.values(), other.values()
             if not all(values):
                 continue
             holds = _equal(one, other, values)
-            # "8 boxes = 5 * 8 pens", "= 7^2", "= 3x", "2 hours + 30 minutes = 150 minutes"
-            cut_off = k == len(sides) - 2 and after in "NLVO"
-            if holds or not (named or cut_off or _converts(words)):
+            # "= 7^2", "= 3x", "2 hours + 30 minutes = 150 minutes"
+            open_ended = k == len(sides) - 2 and after in "NLVO"
+            defines = k == 0 and _defines(one, parts[0])
+            if holds or not (defines or open_ended or _converts(words)):
                 said = " ".join(token.text for token in (*one.tokens, _EQUALS, *other.tokens))
                 yield Equation(said, holds)
 
@@ -520,12 +527,18 @@ def _is_changed(side: _Side, before: Sequence[_Token]) -> bool:
         start = left
         while start and before[start - 1].letter == "W":
             start -= 1
-        if start and before[start - 1].letter == "O":
-            return True
+        cut = before[start - 1].letter if start else "B"
+        if cut == "O" or (cut == "N" and left - start == 1 and token.text == "and"):
+            return True  # "the price + bonus 3 = 5", "1 and 1/4 = 5/4"
         if side.literal is not None or side.negative or len(token.text) == 1:
             return True
         return token.unit in _CHANGES or token.text.lower() in _CHANGES
     return token.letter in "NRVO"
+
+
+def _defines(side: _Side, part: Sequence[_Token]) -> bool:
+    """Whether a first side only says what is worked out: "8 boxes = ...", "1% = 450 / 90"."""
+    return side.literal is not None and (part[-1].letter == "W" or side.literal.endswith("%"))
 
 
 def _converts(words: Sequence[_Token]) -> bool:

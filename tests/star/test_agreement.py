@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from benchmarks import verification
+import verification
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
