@@ -22,15 +22,27 @@ def begin(out: Path, manifest: Mapping[str, object], name: str = "manifest.json"
     if path.is_file():
         theirs = json.loads(path.read_text(encoding="utf-8"))
         if theirs != ours:
-            changed = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
+            changed = ", ".join(_differences(theirs, ours))
             raise ConfigurationError(
-                f"{out} holds a run with another {' and '.join(changed)}: name another folder"
+                f"{out} holds a run that was begun otherwise ({changed}): give it the same again, or"
+                " name another folder"
             )
         return
     if out.is_dir() and any(out.iterdir()):
         raise ConfigurationError(f"{out} is not empty, and holds no run: name another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(ours, indent=2))
+
+
+def _differences(theirs: object, ours: object, name: str = "") -> list[str]:
+    """What is not the same, as "method.seed 1, now 2"."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return [
+            found
+            for key in sorted(theirs | ours)
+            for found in _differences(theirs.get(key), ours.get(key), f"{name}.{key}".strip("."))
+        ]
+    return [] if theirs == ours else [f"{name} {theirs}, now {ours}"]
 
 
 def write_text(path: Path, text: str) -> None:

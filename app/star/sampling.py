@@ -7,6 +7,8 @@ host (`hosts.py`) or to several machines (`clusters.py`) makes no difference to 
 The in-process sampler runs the tokens that all prompts of a shard begin with, the worked examples
 as a rule, once for all of them, sorts by length, and decodes many prompts at a time. Its draws
 depend on the seed and on the shard alone, so a shard gives the same texts wherever it is sampled.
+Where prompts outgrow a sliding window (Gemma 3, the first Mistral), or a model is recurrent,
+nothing is shared: it decodes many at a time all the same.
 """
 
 from __future__ import annotations
@@ -71,8 +73,10 @@ class LocalSampler:
     def completions(self, prompts: Sequence[Prompt]) -> list[Outcome]:
         """One shard."""
         encoded = [self._encoded(prompt) for prompt in prompts]
-        prefix = _common(encoded)
+        longest = max(map(len, encoded)) + max(prompt.max_tokens for prompt in prompts)
+        prefix = _common(encoded) if self._within_window(longest) else []
         cache = self._run(prefix) if prefix else None
+        shared = len(prefix) if cache is not None else 0
         found: dict[int, Outcome] = {}
 
         def way(place: int) -> tuple[float, int]:
@@ -84,7 +88,7 @@ class LocalSampler:
             for start in range(0, len(of_one_way), self.batch):
                 chosen = of_one_way[start : start + self.batch]
                 asked = [prompts[place] for place in chosen]
-                ended = self._decoded(asked, [encoded[p] for p in chosen], len(prefix), cache)
+                ended = self._decoded(asked, [encoded[p] for p in chosen], shared, cache)
                 found |= dict(zip(chosen, ended, strict=True))
         return [found[place] for place in range(len(prompts))]
 
@@ -95,13 +99,26 @@ class LocalSampler:
         )
         return ids
 
+    def _within_window(self, length: int) -> bool:
+        """Whether layers that see only the last so many tokens see all of them. If not, padding
+        between what is shared and what is not would push tokens out of their sight."""
+        window = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        return window is None or length <= window
+
     def _run(self, prefix: Sequence[int]) -> Any:
-        """The keys and values of the tokens that all prompts begin with."""
+        """The keys and values of the tokens that all prompts begin with; None if the model keeps
+        something else, such as the state of a recurrent layer, which padding would change."""
         import torch
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
         with torch.inference_mode():
             ids = torch.tensor([prefix], device=self.model.device)
-            return self.model(input_ids=ids, use_cache=True).past_key_values
+            cache = self.model(input_ids=ids, use_cache=True).past_key_values
+        plain = (DynamicLayer, DynamicSlidingWindowLayer)
+        if isinstance(cache, DynamicCache) and all(type(one) in plain for one in cache.layers):
+            return cache
+        return None
 
     def _decoded(
         self, prompts: Sequence[Prompt], rows: Sequence[Sequence[int]], shared: int, cache: Any
@@ -209,7 +226,10 @@ def open_base(base: str, adapter: Path | None = None, *, four_bit: bool = False)
             )
             tokenizer = AutoTokenizer.from_pretrained(adapter or folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(f"{base} does not load as a base model: {error}") from error
+        with_what = f" with the adapter {adapter}" if adapter else ""
+        raise ConfigurationError(
+            f"{base} does not load as a base model{with_what}: {error}"
+        ) from error
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.pad_token_id is None:
