@@ -28,7 +28,8 @@ def begin(out: Path, manifest: Mapping[str, object], name: str = "manifest.json"
                 " name another folder"
             )
         return
-    if out.is_dir() and any(out.iterdir()):
+    partial = _partial(path)
+    if out.is_dir() and any(other != partial for other in out.iterdir()):
         raise ConfigurationError(f"{out} is not empty, and holds no run: name another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(ours, indent=2))
@@ -47,7 +48,7 @@ def _differences(theirs: object, ours: object, name: str = "") -> list[str]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = _partial(path)
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
@@ -55,3 +56,7 @@ def write_text(path: Path, text: str) -> None:
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """The same for JSON lines; no rows make an empty file."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")

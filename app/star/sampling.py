@@ -17,6 +17,7 @@ import asyncio
 import copy
 import hashlib
 import itertools
+import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +187,9 @@ def open_local_sampler(
         from peft import PeftModel
 
         try:
-            model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # peft's of transformers, 5.23
+                model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigurationError(f"{adapter} is no adapter for {base}: {error}") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"

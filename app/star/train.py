@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def train(
     if not rows.supervised:
         raise DataError("there is nothing to train on: no rationale was kept")
     checkpoints = out.with_name(f"{out.name}.checkpoints")
-    with quiet(), warnings.catch_warnings():
+    with quiet(), _without_bars_of_datasets(), warnings.catch_warnings():
         # What the trainers (transformers 5.23, trl 1.16) say of each other's deprecations.
         warnings.simplefilter("ignore", FutureWarning)
         transformers.set_seed(training.seed)
@@ -120,6 +121,19 @@ def _save(trainer: Any, tokenizer: Any, losses: Mapping[str, float], out: Path) 
 def targets(model_type: str) -> tuple[str, ...] | str:
     """The modules that get LoRA matrices; all linear ones of a family that is not listed."""
     return TARGETS.get(model_type, "all-linear")
+
+
+@contextmanager
+def _without_bars_of_datasets() -> Iterator[None]:
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 def _base(base: str, training: Training) -> tuple[Any, Any]:

@@ -75,7 +75,10 @@ def save_causal(folder: Path, family: str, *, window: int | None = None, scale: 
         made |= {"layer_types": ["sliding_attention", "full_attention"]}
     if family in ("gemma3", "mistral"):
         made |= {"sliding_window": window or 1024}
-    AutoModelForCausalLM.from_config(FAMILIES[family](**made)).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(FAMILIES[family](**made))
+    # LoRA leaves the head alone, and under one so small nothing below could become certain.
+    model.lm_head.weight.data.mul_(5)
+    model.save_pretrained(folder)
     save_tokenizer(folder, CHAT)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(list(WORDS))
