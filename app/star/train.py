@@ -216,7 +216,7 @@ def _arguments(training: Training, folder: Path, learning_rate: float, rows: int
         "gradient_checkpointing": cuda,
         "bf16": cuda,
         "use_cpu": not cuda,
-        "save_steps": max(1, steps // CHECKPOINTS),
+        "save_steps": -(-steps // CHECKPOINTS),
         "save_total_limit": 1,
         "seed": training.seed,
         "logging_steps": 1,
