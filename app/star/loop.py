@@ -22,6 +22,7 @@ was interrupted goes on when it is given again, to the same files.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import shutil
@@ -48,13 +49,12 @@ from app.star.rationales import (
     Keeping,
     Rationale,
     bare,
-    counted,
     hinted,
     judged,
     kept,
     unsolved,
 )
-from app.star.sampling import Outcome, Sampler
+from app.star.sampling import BATCH, Outcome, Sampler
 from app.star.train import Training, train
 
 SHARD = 64
@@ -71,7 +71,8 @@ class Method:
 
     `per_iteration` problems are drawn for each iteration; None: all. `k` samples a problem are
     drawn at `k_temperature` for pass@k and maj@k; 0: greedy alone. `plateau`: the least gain in
-    validation accuracy for which another iteration is begun.
+    validation accuracy for which another iteration is begun. `sampling_batch` prompts are decoded
+    at a time; draws at a temperature depend on it.
     """
 
     base: str
@@ -83,6 +84,7 @@ class Method:
     k_temperature: float = 0.7
     plateau: float = 0.0
     seed: int = 0
+    sampling_batch: int = BATCH
     shares: Shares = field(default_factory=Shares)
     asking: Asking = field(default_factory=Asking)
     keeping: Keeping = field(default_factory=Keeping)
@@ -328,9 +330,17 @@ class Run:
 
 
 def begin_run(
-    problems: Sequence[Problem], method: Method, folder: Path, opened: Open, tell: Tell
+    problems: Sequence[Problem],
+    method: Method,
+    folder: Path,
+    opened: Open,
+    tell: Tell,
+    *,
+    source: str,
 ) -> Run:
     """Begin a run, or go on with it. The split is fixed here, before the first iteration.
+
+    `source` is what the problems are called in the manifest: a file's name, or "sums:1000".
 
     Raises `ConfigurationError` if the folder holds another run, `DataError` if a part is empty.
     """
@@ -344,6 +354,7 @@ def begin_run(
         folder,
         {
             "method": asdict(method),
+            "source": source,
             "problems_sha256": hashlib.sha256(rows.encode()).hexdigest(),
             "counts": {part: len(getattr(parts, part)) for part in PARTS},
             "versions": {
@@ -398,15 +409,13 @@ def roll_back(folder: Path) -> int | None:
     return history[-2] if history[1:] else None
 
 
-def summary(folder: Path) -> Mapping[str, object]:
-    """What there is of each iteration: rationales by fate, and its evaluation."""
-    found: dict[str, object] = {}
-    for path in sorted(folder.glob("*/*evaluation.json")):
-        name = f"{path.parent.name} {path.stem.removesuffix('evaluation').strip('-')}".strip()
-        found[name] = json.loads(path.read_text(encoding="utf-8"))
-    for path in sorted(folder.glob("iteration-*/rationales.jsonl")):
-        found[f"{path.parent.name} rationales"] = counted(_rationales(path))
-    return found
+def unfinished(folder: Path) -> int:
+    """The number of the first iteration of which it was not yet decided whether it is better."""
+    return next(
+        number
+        for number in itertools.count(1)
+        if not (folder / f"iteration-{number}" / "promotion.json").is_file()
+    )
 
 
 def _rationales(path: Path) -> list[Rationale]:
@@ -417,7 +426,10 @@ def _rationales(path: Path) -> list[Rationale]:
 
 def _attempts(path: Path) -> list[Attempt]:
     if not path.is_file():
-        raise ConfigurationError(f"{path} is not there yet: evaluate first")
+        which = {"base": " the base", "direct": " what was trained directly"}
+        raise ConfigurationError(
+            f"{path} is not there yet: evaluate{which.get(path.parent.name, '')} first"
+        )
     return [Attempt(**row) for _, row in read_rows(path)]  # type: ignore[arg-type]
 
 

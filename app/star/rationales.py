@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.domain import Completion, Failure, Prompt
+from app.errors import ConfigurationError
 from app.star.problems import Problem, normalized
 from app.star.prompts import few_shot, shots_for, with_hint, zero_shot
 from app.star.verify import Steps, Verdict, check_steps, leaks_hint, verify
@@ -59,6 +60,13 @@ class Asking:
     samples: int = 1
     temperature: float = 0.0
     max_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        if self.samples > 1 and not self.temperature:
+            raise ConfigurationError(
+                f"{self.samples} samples at temperature 0 are the same text: choose a temperature"
+                " above 0, or one sample"
+            )
 
 
 def bare(problem: Problem, asking: Asking, *, shots: bool) -> list[Prompt]:

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from app.errors import ConfigurationError, DataError
-from app.star.loop import Method, Run, begin_run, open_run, promoted, roll_back, summary
+from app.star.loop import Method, Run, begin_run, open_run, promoted, roll_back, unfinished
 from app.star.problems import Problem, Shares, split
 from app.star.rationales import Asking, Keeping
+from app.star.report import results
 from app.star.sampling import LocalSampler, open_local_sampler
 from app.star.train import Training
 from tests.star.conftest import Taught
@@ -47,7 +48,12 @@ def begun(
     folder: Path, plan: Method, problems: list[Problem] | None = None, tell: Any = None
 ) -> Run:
     return begin_run(
-        problems or seven_or_eight(), plan, folder, opener(plan.base), tell or (lambda *_: None)
+        problems or seven_or_eight(),
+        plan,
+        folder,
+        opener(plan.base),
+        tell or (lambda *_: None),
+        source="sevens and eights",
     )
 
 
@@ -133,20 +139,17 @@ async def test_what_is_there_is_not_made_again(
 
 
 def test_every_model_is_measured_on_the_same_problems(short: Path) -> None:
-    found = summary(short)
-    measured = {name: one for name, one in found.items() if "rationales" not in name}
-    assert list(measured) == ["base few-shot", "base zero-shot", "direct", "iteration-1"]
-    for one in measured.values():
-        assert isinstance(one, dict)
-        assert one["test"]["k"] == 2
-        assert one["validation"]["k"] == 0
+    found = results(short)
+    names = [one.name for one in found.measured]
+    assert names == ["base few-shot", "base zero-shot", "direct", "iteration 1"]
+    assert {(one.test["k"], one.validation["k"]) for one in found.measured} == {(2, 0)}
     ids = {
         tuple(row["problem"] for row in rows(path) if row["sample"] < 0)
         for path in short.glob("*/*test.jsonl")
         if path.parent.name != "problems"
     }
     assert len(ids) == 1
-    assert found["iteration-1 rationales"]
+    assert unfinished(short) == 2
 
 
 def test_a_run_is_opened_as_it_was_begun(short: Path, taught: Taught) -> None:

@@ -120,7 +120,11 @@ def test_the_share_of_rationalized_ones_is_capped(share: float, left: int) -> No
 
 
 def test_counted_by_origin_and_reason() -> None:
-    ones = [rationale("a"), rationale("b", origin="rationalized"), rationale("c", why_not="cut off")]
+    ones = [
+        rationale("a"),
+        rationale("b", origin="rationalized"),
+        rationale("c", why_not="cut off"),
+    ]
     assert counted(ones) == {"generated": 1, "rationalized": 1, "cut off": 1}
 
 

@@ -50,7 +50,9 @@ WORDS = ("What is ", " + ", " = ", ". ", "The answer is ")
 STEPS = 40
 
 
-def save_causal(folder: Path, family: str, *, window: int | None = None, scale: float = 0.2) -> Path:
+def save_causal(
+    folder: Path, family: str, *, window: int | None = None, scale: float = 0.2
+) -> Path:
     """A random model of a family; `window` for those that attend to a sliding one."""
     torch.manual_seed(7)
     made: dict[str, Any] = {
