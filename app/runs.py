@@ -24,8 +24,8 @@ def begin(out: Path, manifest: Mapping[str, object], name: str = "manifest.json"
         if theirs != ours:
             changed = ", ".join(_differences(theirs, ours))
             raise ConfigurationError(
-                f"{out} holds a run that was begun otherwise ({changed}): give it the same again, or"
-                " name another folder"
+                f"{out} holds a run that was begun otherwise ({changed}): give it the same again,"
+                " or name another folder"
             )
         return
     partial = _partial(path)

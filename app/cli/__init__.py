@@ -11,6 +11,7 @@ from rich.text import Text
 from app.cli import service
 from app.cli.console import err
 from app.cli.scorers import scorers
+from app.cli.star import star
 from app.errors import ConfigurationError, DataError, NoCandidateError, RequestError
 
 app = typer.Typer(
@@ -22,6 +23,7 @@ app = typer.Typer(
 for command in (service.serve, service.ask, service.score, service.models):
     app.command()(command)
 app.add_typer(scorers, name="scorer")
+app.add_typer(star, name="star")
 
 
 def main() -> None:

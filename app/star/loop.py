@@ -240,7 +240,7 @@ class Run:
     ) -> list[Outcome]:
         """The outcome for each prompt: from the file at `path`, or sampled into it by shards."""
         folder = path.with_suffix("")
-        if not path.is_file():
+        if not path.is_file():  # noqa: ASYNC240 - nothing else waits for this loop
             shards = {
                 start // SHARD: prompts[start : start + SHARD]
                 for start in range(0, len(prompts), SHARD)

@@ -1,14 +1,14 @@
 """What came of a run: figures for a table, `report.html`, and a card for each adapter.
 
-The report is one file without scripts: pictures are SVG within it (matplotlib, extra `report`), and
-everything that a model or a problem says is escaped. It says what the files of the run say, no more.
+The report is one file without scripts: pictures are SVG within it (matplotlib, extra `report`),
+and all that a model or a problem says is escaped. It says what the files of the run say, no more.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import StringIO
@@ -160,8 +160,8 @@ def card(name: str, found: Results) -> str:
         "## Licence and limits",
         "",
         "The licence of the base model holds for this adapter, and so do the terms of whoever made"
-        " the problems: see to both before you pass it on. Rationales were checked as far as answers"
-        " and plain equations go; nothing else about them was.",
+        " the problems: see to both before you pass it on. Rationales were checked as far as"
+        " answers and plain equations go, no further.",
         "",
     ]
     return "\n".join(lines)
@@ -243,7 +243,7 @@ def _fate(fate: str) -> str:
 
 def _examples(folder: Path, found: Results) -> list[str]:
     last = max(found.rationales)
-    kinds = {
+    kinds: Mapping[str, Callable[[Rationale], bool]] = {
         "Generated and kept": lambda r: r.why_not is None and r.origin == "generated",
         "Rationalized and kept": lambda r: r.why_not is None and r.origin == "rationalized",
         "Dropped for a false step": lambda r: r.why_not == "a false step",

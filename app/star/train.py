@@ -74,7 +74,8 @@ def train(
 ) -> dict[str, float]:
     """Fit an adapter and put it into the folder `out`, with the tokenizer and its template.
 
-    Returns the loss of the last step of each part, which also stands in its `losses.json`. `tell` gets steps done and steps in all.
+    Returns the loss of the last step of each part, which also stands in its `losses.json`. `tell`
+    gets steps done and steps in all.
     Raises `DataError` without rows and `ConfigurationError` if the base does not load.
     """
     require("training", "torch", "transformers", "trl", "peft", "datasets", extra="star")
@@ -200,8 +201,8 @@ def _arguments(training: Training, folder: Path, learning_rate: float, rows: int
     at_once = micro_batch * PartialState().num_processes
     if training.batch % at_once:
         raise ConfigurationError(
-            f"a batch of {training.batch} cannot be made of {at_once} rows at a time (micro_batch on"
-            " each process): choose a multiple"
+            f"a batch of {training.batch} cannot be made of {at_once} rows at a time (the micro"
+            " batch on each device): choose a multiple of it"
         )
     cuda = torch.cuda.is_available()
     steps = max(1, round(training.epochs * rows / training.batch))

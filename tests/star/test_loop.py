@@ -121,9 +121,7 @@ def short(tmp_path_factory: pytest.TempPathFactory, taught: Taught) -> Path:
     return folder
 
 
-async def test_what_is_there_is_not_made_again(
-    short: Path, taught: Taught, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_there_is_not_made_again(short: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in short.rglob("adapter/*")}
     contents = {path: path.read_bytes() for path in short.rglob("*.json*")}
 
@@ -132,7 +130,7 @@ async def test_what_is_there_is_not_made_again(
 
     told: list[str] = []
     run = open_run(short, never, lambda stage, *_: told.append(stage))
-    await run.run()
+    asyncio.run(run.run())
     assert {path: path.stat().st_mtime_ns for path in short.rglob("adapter/*")} == before
     assert {path: path.read_bytes() for path in short.rglob("*.json*")} == contents
     assert told == []

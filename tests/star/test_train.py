@@ -100,7 +100,7 @@ def test_the_loss_is_on_completions_alone(tmp_path: Path) -> None:
     assert chance.max() < 0.5
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """As by a signal, for a test within one process."""
 
 
@@ -113,9 +113,9 @@ def test_a_training_that_was_interrupted_ends_with_the_same_weights(
 
     def killed(done: int, total: int) -> None:
         if done == step:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(str(base), ROWS, BY_HEART, tmp_path / "adapter", killed)
     told: list[int] = []
     train(str(base), ROWS, BY_HEART, tmp_path / "adapter", lambda done, _: told.append(done))
@@ -133,9 +133,9 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path: Path) -> None:
 
     def killed(done: int, total: int) -> None:
         if done == 10:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(str(base), ROWS, BY_HEART, tmp_path / "adapter", killed)
     checkpoints = tmp_path / "adapter.checkpoints" / "sft"
     for number, state in ((12, None), (16, "{")):
@@ -165,9 +165,9 @@ def test_dpo_follows_and_leaves_one_adapter(tmp_path: Path) -> None:
     def killed(done: int, total: int) -> None:
         told.append(done)
         if len(told) == 24 + 10:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(str(base), rows, plan, tmp_path / "adapter", killed)
     again: list[int] = []
     losses = train(str(base), rows, plan, tmp_path / "adapter", lambda done, _: again.append(done))
