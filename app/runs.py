@@ -19,7 +19,8 @@ def begin(out: Path, manifest: Mapping[str, object], name: str = "manifest.json"
     """
     path = out / name
     ours = json.loads(json.dumps(manifest))
-    others = [one for one in out.iterdir() if one != path] if out.is_dir() else []
+    ours_alone = (path, _partial(path))
+    others = [one for one in out.iterdir() if one not in ours_alone] if out.is_dir() else []
     if path.is_file() and others:
         theirs = json.loads(path.read_text(encoding="utf-8"))
         if theirs != ours:
@@ -48,7 +49,7 @@ def _differences(theirs: object, ours: object, name: str = "") -> list[str]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = _partial(path)
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
@@ -56,3 +57,7 @@ def write_text(path: Path, text: str) -> None:
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """The same for JSON lines; no rows make an empty file."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")

@@ -1,0 +1,393 @@
+"""`starboard star`: a run and its stages, each on a run directory."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.progress import TaskID
+from rich.table import Table
+from rich.text import Text
+
+from app.cli.console import bar, err
+from app.cli.console import out as stdout
+from app.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from app.star.loop import Run
+    from app.star.problems import Problem
+
+star = typer.Typer(
+    help="Train a model of your own from problems whose answers are known (STaR).",
+    no_args_is_help=True,
+)
+
+ASKING, KEEPING, TRAINING, MEASURING = "Asking", "Keeping", "Training", "Measuring"
+
+T = TypeVar("T")
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Iteration = Annotated[
+    int | None,
+    typer.Option(min=1, help="Which iteration; default: the first that is not finished."),
+]
+
+
+class Model(StrEnum):
+    iteration = "iteration"
+    base = "base"
+    direct = "direct"
+
+
+@star.command()
+def init(
+    problems: Annotated[
+        str,
+        typer.Argument(
+            help="JSON lines with question and answer (or as GSM8K, CommonsenseQA, ARC, SVAMP and"
+            " AQuA have it), .gz too; or made-up sums: sums:1000 (three digits), carries:800 (two"
+            " two-digit numbers)."
+        ),
+    ],
+    *,
+    base: Annotated[
+        str,
+        typer.Option(
+            help="The model to train: a folder, a hub id, or the embedded smollm2-135m-instruct."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the run.")],
+    iterations: Annotated[int, typer.Option(min=1, help="Iterations at most.")] = 3,
+    per_iteration: Annotated[
+        int | None, typer.Option(min=1, help="Problems drawn for an iteration; default: all.")
+    ] = None,
+    plateau: Annotated[
+        float,
+        typer.Option(help="Stop when an iteration gains less than this on validation problems."),
+    ] = 0.0,
+    direct: Annotated[
+        bool, typer.Option(help="Also train on the answers alone, to compare with.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Seed of all draws.")] = 0,
+    drop_duplicates: Annotated[
+        bool, typer.Option(help="Drop questions that stand there twice, instead of refusing them.")
+    ] = False,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Rationales asked for, a problem.", rich_help_panel=ASKING)
+    ] = 1,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="0 is greedy.", rich_help_panel=ASKING)
+    ] = 0.0,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest rationale, in tokens.", rich_help_panel=ASKING)
+    ] = 256,
+    rationalize: Annotated[
+        bool,
+        typer.Option(help="Ask again for failures, with a hint.", rich_help_panel=ASKING),
+    ] = True,
+    sampling_batch: Annotated[
+        int, typer.Option(min=1, help="Prompts decoded at a time.", rich_help_panel=ASKING)
+    ] = 32,
+    check_steps: Annotated[
+        bool,
+        typer.Option(help="Drop rationales with a false equation.", rich_help_panel=KEEPING),
+    ] = True,
+    cap: Annotated[
+        int, typer.Option(min=1, help="Rationales kept, a problem.", rich_help_panel=KEEPING)
+    ] = 4,
+    max_rationalized: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of what is kept that may be rationalized.",
+            rich_help_panel=KEEPING,
+        ),
+    ] = 1.0,
+    epochs: Annotated[
+        float, typer.Option(min=0.01, help="Passes over the rows.", rich_help_panel=TRAINING)
+    ] = 3.0,
+    learning_rate: Annotated[
+        float, typer.Option(min=0, help="Highest learning rate.", rich_help_panel=TRAINING)
+    ] = 2e-4,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Rows to a step.", rich_help_panel=TRAINING)
+    ] = 16,
+    micro_batch: Annotated[
+        int,
+        typer.Option(min=1, help="Rows in memory at once, a device.", rich_help_panel=TRAINING),
+    ] = 8,
+    max_row_tokens: Annotated[
+        int,
+        typer.Option(
+            min=32, help="Longest question with rationale, in tokens.", rich_help_panel=TRAINING
+        ),
+    ] = 1024,
+    rank: Annotated[
+        int, typer.Option(min=1, help="Rank of the LoRA matrices.", rich_help_panel=TRAINING)
+    ] = 16,
+    four_bit: Annotated[
+        bool,
+        typer.Option(help="Base in 4 bits (QLoRA; NVIDIA GPU).", rich_help_panel=TRAINING),
+    ] = False,
+    dpo: Annotated[
+        bool,
+        typer.Option(
+            help="Then DPO: kept rationales against wrong ones of the same problem.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
+    dpo_learning_rate: Annotated[
+        float, typer.Option(min=0, help="Learning rate of DPO.", rich_help_panel=TRAINING)
+    ] = 5e-6,
+    validation: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of problems for it.", rich_help_panel=MEASURING),
+    ] = 0.1,
+    test: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of problems for it.", rich_help_panel=MEASURING),
+    ] = 0.1,
+    k: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Samples a test problem, for pass@k and maj@k.", rich_help_panel=MEASURING
+        ),
+    ] = 0,
+    k_temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="Their temperature.", rich_help_panel=MEASURING)
+    ] = 0.7,
+) -> None:
+    """Begin a run: settle its settings and split the problems. Nothing is sampled yet."""
+    from app.star.loop import Method, begin_run
+    from app.star.problems import Shares
+    from app.star.rationales import Asking, Keeping
+    from app.star.train import Training
+
+    method = Method(
+        base=base,
+        iterations=iterations,
+        rationalize=rationalize,
+        direct=direct,
+        per_iteration=per_iteration,
+        k=k,
+        k_temperature=k_temperature,
+        plateau=plateau,
+        seed=seed,
+        sampling_batch=sampling_batch,
+        shares=Shares(validation, test),
+        asking=Asking(samples, temperature, max_tokens),
+        keeping=Keeping(check_steps, cap, max_rationalized),
+        training=Training(
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch=batch,
+            micro_batch=micro_batch,
+            max_tokens=max_row_tokens,
+            rank=rank,
+            four_bit=four_bit,
+            dpo=dpo,
+            dpo_learning_rate=dpo_learning_rate,
+            seed=seed,
+        ),
+    )
+    named, found = _problems(problems, seed, drop_duplicates=drop_duplicates)
+    run = begin_run(found, method, out, _never, _silent, source=named)
+    parts = run.problems
+    err.print(
+        f"{len(parts.train):,} problems to train on, {len(parts.validation):,} to validate,"
+        f" {len(parts.test):,} to test"
+    )
+
+
+@star.command("run")
+@functools.wraps(init)
+def run_all(*arguments: Any, **named: Any) -> None:
+    init(*arguments, **named)
+    folder: Path = named["out"]
+    with _opened(folder) as run:
+        asyncio.run(run.run())
+    report(folder)
+
+
+run_all.__doc__ = """Run all iterations; the same command goes on where it was interrupted.
+
+Each iteration samples rationales, asks again for the failures with a hint, keeps what verifies,
+trains an adapter from the base, measures it, and promotes it if it is better. OUT gets
+everything, with `report.html` at the end.
+"""
+
+
+@star.command()
+def sample(folder: RunFolder, *, iteration: Iteration = None) -> None:
+    """Write the rationales of an iteration."""
+    _stage(folder, iteration, lambda run, number: asyncio.run(run.sample(number)))
+
+
+@star.command()
+def rationalize(folder: RunFolder, *, iteration: Iteration = None) -> None:
+    """Ask again for the failures, with a hint, and say what is kept and why the rest is not."""
+    from app.star.rationales import counted
+
+    found = _stage(folder, iteration, lambda run, number: asyncio.run(run.rationalize(number)))
+    for fate, count in counted(found).items():
+        stdout.print(Text(f"{count:>6}  {fate}"))
+
+
+@star.command()
+def train(
+    folder: RunFolder,
+    *,
+    iteration: Iteration = None,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="On the answers alone, to compare with.")
+    ] = False,
+) -> None:
+    """Train the adapter of an iteration from the base."""
+    if direct:
+        found = _stage(folder, 1, lambda run, _: run.train_directly())
+    else:
+        found = _stage(folder, iteration, lambda run, number: run.train(number))
+    stdout.print(Text(str(found)))
+
+
+@star.command()
+def evaluate(
+    folder: RunFolder,
+    *,
+    iteration: Iteration = None,
+    model: Annotated[Model, typer.Option(help="Whom to measure.")] = Model.iteration,
+) -> None:
+    """Measure a model on validation and test problems."""
+
+    def measured(run: Run, number: int) -> None:
+        match model:
+            case Model.base:
+                asyncio.run(run.evaluate_base())
+            case Model.direct:
+                asyncio.run(run.evaluate(folder / "direct"))
+            case Model.iteration:
+                asyncio.run(run.evaluate(run.iteration(number)))
+
+    _stage(folder, iteration, measured)
+    _show(folder)
+
+
+@star.command()
+def promote(
+    folder: RunFolder,
+    *,
+    iteration: Iteration = None,
+    roll_back: Annotated[
+        bool, typer.Option("--roll-back", help="Go back to the adapter promoted before.")
+    ] = False,
+) -> None:
+    """Take an iteration's adapter for the current one, if it is better on validation problems."""
+    from app.star import loop
+
+    if roll_back:
+        now = loop.roll_back(folder)
+        said = "The base is current again." if now is None else f"Iteration {now} is current again."
+    else:
+        number = iteration or loop.unfinished(folder)
+        better = _stage(folder, number, lambda run, number: run.promote(number, again=True))
+        said = f"Iteration {number} {'is current' if better else 'is not better: it stays behind'}."
+    stdout.print(Text(said))
+
+
+@star.command()
+def report(folder: RunFolder) -> None:
+    """Write `report.html`, and a model card into each adapter's folder; show the figures."""
+    from app.star.report import write_report
+
+    path = write_report(folder)
+    _show(folder)
+    err.print(Text(f"The report with its pictures is {path}.", "green"))
+
+
+def _problems(source: str, seed: int, *, drop_duplicates: bool) -> tuple[str, list[Problem]]:
+    """What the problems are called, and they themselves."""
+    from app.star.problems import carries, read_problems, sums
+
+    kind, _, count = source.partition(":")
+    if kind in ("sums", "carries") and not Path(source).exists():
+        if not count.isdecimal():
+            raise ConfigurationError(f"{source}: say how many, as in {kind}:500")
+        return source, (sums if kind == "sums" else carries)(int(count), seed)
+    path = Path(source)
+    return path.name, read_problems(path, "drop" if drop_duplicates else "refuse")
+
+
+def _stage(folder: Path, iteration: int | None, stage: Callable[[Run, int], T]) -> T:
+    from app.star.loop import unfinished
+
+    with _opened(folder) as run:
+        return stage(run, iteration or unfinished(folder))
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Run]:
+    """A run with the sampler in this process, and a bar for each stage."""
+    from app.star.loop import open_run
+    from app.star.sampling import LocalSampler, open_local_sampler
+
+    with bar() as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                for task in tasks.values():
+                    progress.update(task, visible=False)
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done, total=total)
+
+        def opened(adapter: Path | None) -> LocalSampler:
+            method = run.method
+            return open_local_sampler(
+                method.base, adapter, seed=method.seed, batch=method.sampling_batch
+            )
+
+        run = open_run(folder, opened, tell)
+        yield run
+
+
+def _show(folder: Path) -> None:
+    """Accuracy of every model that was measured, and what became of the rationales."""
+    from app.star.rationales import counted
+    from app.star.report import results, share
+
+    found = results(folder)
+    table = Table("model", "accuracy on test problems, 95 %", box=None)
+    k = max((one.test["k"] for one in found.measured), default=0)
+    for heading in (f"pass@{k}", f"maj@{k}") if k else ():
+        table.add_column(heading, justify="right")
+    table.add_column("kept", justify="right")
+    table.add_column("rationalized", justify="right")
+    table.add_column("dropped")
+    for one in found.measured:
+        cells = [one.name, share(one.test)]
+        cells += [f"{one.test[key]:.1%}" for key in ("pass@k", "maj@k") if k]
+        number = one.name.removeprefix("iteration ")
+        if number.isdecimal():
+            fates = dict(counted(found.rationales[int(number)]))
+            kept = [fates.pop(origin, 0) for origin in ("generated", "rationalized")]
+            cells += [str(sum(kept)), str(kept[1])]
+            cells.append(", ".join(f"{count} {fate}" for fate, count in fates.items()))
+        table.add_row(*map(Text, cells))
+    if found.measured:
+        stdout.print(table)
+    now = f"iteration {found.promoted[-1]}" if found.promoted else "the base"
+    stdout.print(Text(f"Current: {now}."))
+
+
+def _never(adapter: Path | None) -> Any:
+    raise AssertionError("a run that only begins samples nothing")
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Beginning is quick."""

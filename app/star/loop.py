@@ -1,0 +1,457 @@
+"""The iterations, stage by stage, in a run directory.
+
+    run/manifest.json                what made it: settings, seeds, versions, hashes, counts
+    run/problems/{train,validation,test}.jsonl
+    run/base/                        the base model: few-shot and zero-shot
+    run/direct/                      trained on the answers alone
+    run/iteration-1/
+        generated.jsonl              what the last model wrote, few-shot for the base
+        rationalized.jsonl           the failures again, with a hint
+        rationales.jsonl             all of it, verified, with why it was dropped
+        training.jsonl, preferences.jsonl
+        adapter/                     always from the base
+        validation.jsonl, test.jsonl what the new model says to problems it never saw
+        evaluation.json
+        promotion.json               whether it was better than what was current, and by how much
+    run/promoted.json                which adapters were promoted, the last of them the current one
+
+Every file is written whole or not at all, and what is there is not made again, so the command that
+was interrupted goes on when it is given again, to the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import cast
+
+from app.domain import Completion, Failure, FailureKind, FinishReason, Prompt, Usage
+from app.errors import ConfigurationError, DataError
+from app.jsonl import read_rows
+from app.runs import begin, write_rows, write_text
+from app.star.dataset import (
+    TrainingRows,
+    direct_rows,
+    preference_rows,
+    training_rows,
+)
+from app.star.evaluate import Attempt, Evaluation, attempt, evaluation, paired
+from app.star.problems import Problem, Shares, Split, as_row, read_problems, refuse_leaks, split
+from app.star.rationales import (
+    Asking,
+    Keeping,
+    Rationale,
+    bare,
+    hinted,
+    judged,
+    kept,
+    unsolved,
+)
+from app.star.sampling import BATCH, Outcome, Sampler
+from app.star.train import Training, train
+
+SHARD = 64
+PARTS = ("train", "validation", "test")
+# Who opens a sampler for the base model, with an adapter or without.
+Open = Callable[[Path | None], Sampler]
+# The stage, how much of it is done, and how much there is.
+Tell = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """All that decides what comes out of a run.
+
+    `per_iteration` problems are drawn for each iteration; None: all. `k` samples a problem are
+    drawn at `k_temperature` for pass@k and maj@k; 0: greedy alone. `plateau`: the least gain in
+    validation accuracy for which another iteration is begun. `sampling_batch` prompts are decoded
+    at a time; draws at a temperature depend on it.
+    """
+
+    base: str
+    iterations: int = 3
+    rationalize: bool = True
+    direct: bool = True
+    per_iteration: int | None = None
+    k: int = 0
+    k_temperature: float = 0.7
+    plateau: float = 0.0
+    seed: int = 0
+    sampling_batch: int = BATCH
+    shares: Shares = field(default_factory=Shares)
+    asking: Asking = field(default_factory=Asking)
+    keeping: Keeping = field(default_factory=Keeping)
+    training: Training = field(default_factory=Training)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that was begun. `tell` hears of progress."""
+
+    folder: Path
+    method: Method
+    open: Open
+    tell: Tell
+    problems: Split
+
+    def iteration(self, number: int) -> Path:
+        return self.folder / f"iteration-{number}"
+
+    async def run(self) -> None:
+        """Every stage that is not there yet, to the last iteration or a plateau."""
+        await self.evaluate_base()
+        if self.method.direct:
+            self.train_directly()
+            await self.evaluate(self.folder / "direct")
+        for number in range(1, self.method.iterations + 1):
+            await self.sample(number)
+            await self.rationalize(number)
+            self.train(number)
+            await self.evaluate(self.iteration(number))
+            self.promote(number)
+            if number > 1 and self._gain(number) < self.method.plateau:
+                break
+
+    async def sample(self, number: int) -> list[Rationale]:
+        """Generated rationales of this iteration's problems."""
+        problems = self._drawn(number)
+        prompts = [p for one in problems for p in bare(one, self._asking, shots=number == 1)]
+        path = self.iteration(number) / "generated.jsonl"
+        return self._judged(
+            problems,
+            prompts,
+            await self._sampled(path, prompts, self._writer(number)),
+            "generated",
+        )
+
+    async def rationalize(self, number: int) -> list[Rationale]:
+        """All rationales of this iteration: the failures are asked for again with a hint."""
+        path = self.iteration(number) / "rationales.jsonl"
+        if path.is_file():
+            return _rationales(path)
+        rationales = await self.sample(number)
+        if self.method.rationalize:
+            problems = unsolved(self._drawn(number), rationales)
+            prompts = [p for one in problems for p in hinted(one, self._asking)]
+            hinted_path = self.iteration(number) / "rationalized.jsonl"
+            outcomes = await self._sampled(hinted_path, prompts, self._writer(number))
+            rationales += self._judged(problems, prompts, outcomes, "rationalized")
+        rationales = kept(rationales, self.method.keeping, self.method.seed)
+        write_rows(path, map(asdict, rationales))
+        return rationales
+
+    def train(self, number: int) -> Path:
+        """The adapter of this iteration."""
+        folder = self.iteration(number)
+        rationales = _rationales(folder / "rationales.jsonl")
+        problems = self._drawn(number)
+        rows = TrainingRows(
+            training_rows(problems, rationales), preference_rows(problems, rationales)
+        )
+        write_rows(folder / "training.jsonl", rows.supervised)
+        write_rows(folder / "preferences.jsonl", rows.preferences)
+        return self._trained(folder, rows)
+
+    def train_directly(self) -> Path:
+        """The adapter that learned the answers of the first iteration's problems alone."""
+        folder = self.folder / "direct"
+        folder.mkdir(exist_ok=True)
+        return self._trained(folder, TrainingRows(direct_rows(self._drawn(1))))
+
+    async def evaluate_base(self) -> Mapping[str, Evaluation]:
+        """The base with worked examples, which is what the iterations have to beat, and without."""
+        few = await self._evaluated(self.folder / "base", "few-shot", None, shots=True)
+        zero = await self._evaluated(self.folder / "base", "zero-shot", None, shots=False)
+        return {"few-shot": few, "zero-shot": zero}
+
+    async def evaluate(self, folder: Path) -> Evaluation:
+        """The adapter in this folder, asked as it was trained, on validation and test problems."""
+        return await self._evaluated(folder, "", folder / "adapter", shots=False)
+
+    def promote(self, number: int, *, again: bool = False) -> bool:
+        """Take this iteration's adapter for the current one, if it is better on validation
+        problems than the current one, or than the base with worked examples.
+
+        This is decided once, so that a roll-back stands when the run goes on; `again`: anew.
+        """
+        path = self.iteration(number) / "promotion.json"
+        if path.is_file() and not again:
+            return bool(json.loads(path.read_text(encoding="utf-8"))["promoted"])
+        mine = _attempts(self.iteration(number) / "validation.jsonl")
+        history = [one for one in promoted(self.folder) if one != number]
+        current = (
+            self.iteration(history[-1]) / "validation.jsonl"
+            if history
+            else self.folder / "base" / "few-shot-validation.jsonl"
+        )
+        found = paired(mine, _attempts(current))
+        better = found["only_first"] > found["only_other"]
+        if better:
+            write_text(self.folder / "promoted.json", json.dumps([*history, number]))
+        against = f"iteration-{history[-1]}" if history else "base"
+        decided = {"promoted": better, "against": against, **found}
+        write_text(path, json.dumps(decided, indent=2))
+        return better
+
+    @property
+    def _asking(self) -> Asking:
+        return self.method.asking
+
+    def _writer(self, number: int) -> Callable[[], Sampler]:
+        adapter = None if number == 1 else self.iteration(number - 1) / "adapter"
+        return lambda: self.open(adapter)
+
+    def _drawn(self, number: int) -> Sequence[Problem]:
+        """The problems of an iteration."""
+        every, count = self.problems.train, self.method.per_iteration
+        if count is None or count >= len(every):
+            return every
+        return random.Random(f"{self.method.seed} {number}").sample(every, count)  # noqa: S311 - no secret
+
+    def _judged(
+        self,
+        problems: Sequence[Problem],
+        prompts: Sequence[Prompt],
+        outcomes: Sequence[Outcome],
+        origin: str,
+    ) -> list[Rationale]:
+        of_each = [one for one in problems for _ in range(self._asking.samples)]
+        return [
+            judged(
+                problem,
+                prompt.sample,
+                "rationalized" if origin == "rationalized" else "generated",
+                outcome,
+                by=outcome.model if isinstance(outcome, Completion) else self.method.base,
+                keeping=self.method.keeping,
+            )
+            for problem, prompt, outcome in zip(of_each, prompts, outcomes, strict=True)
+        ]
+
+    async def _sampled(
+        self, path: Path, prompts: Sequence[Prompt], opened: Callable[[], Sampler]
+    ) -> list[Outcome]:
+        """The outcome for each prompt: from the file at `path`, or sampled into it by shards."""
+        folder = path.with_suffix("")
+        if not path.is_file():  # noqa: ASYNC240 - nothing else waits for this loop
+            shards = {
+                start // SHARD: prompts[start : start + SHARD]
+                for start in range(0, len(prompts), SHARD)
+            }
+            folder.mkdir(parents=True, exist_ok=True)
+            files = {number: folder / f"{number:05}.jsonl" for number in shards}
+            missing = {number: shards[number] for number in shards if not files[number].is_file()}
+            done = len(shards) - len(missing)
+            stage = f"{path.parent.name}: {path.stem}"
+            self.tell(stage, done, len(shards))
+            if missing:
+                async for number, outcomes in opened().sample(missing):
+                    write_rows(files[number], map(_outcome_row, outcomes))
+                    done += 1
+                    self.tell(stage, done, len(shards))
+            write_text(path, "".join(file.read_text(encoding="utf-8") for file in files.values()))
+        shutil.rmtree(folder, ignore_errors=True)
+        return [_outcome(row) for _, row in read_rows(path)] if prompts else []
+
+    def _trained(self, folder: Path, rows: TrainingRows) -> Path:
+        adapter = folder / "adapter"
+        if not adapter.is_dir():
+            stage = f"{folder.name}: training"
+            train(
+                self.method.base,
+                rows,
+                self.method.training,
+                adapter,
+                lambda done, all_: self.tell(stage, done, all_),
+            )
+        shutil.rmtree(folder / "adapter.checkpoints", ignore_errors=True)
+        return adapter
+
+    async def _evaluated(
+        self, folder: Path, name: str, adapter: Path | None, *, shots: bool
+    ) -> Evaluation:
+        """Validation and test problems, each greedily and, for the latter, in k samples."""
+        prefix = f"{name}-" if name else ""
+        result = folder / f"{prefix}evaluation.json"
+        sampler: list[Sampler] = []
+
+        def opened() -> Sampler:
+            if not sampler:
+                sampler.append(self.open(adapter))
+            return sampler[0]
+
+        found = {}
+        for part in ("validation", "test"):
+            problems: Sequence[Problem] = getattr(self.problems, part)
+            k = self.method.k if part == "test" else 0
+            path = folder / f"{prefix}{part}.jsonl"
+            said = folder / f"{prefix}{part}-said.jsonl"
+            if not path.is_file():
+                asked = self._questions(problems, k, shots=shots)
+                outcomes = await self._sampled(said, [p for *_, p in asked], opened)
+                attempts = [
+                    attempt(problem, sample, outcome)
+                    for (problem, sample, _), outcome in zip(asked, outcomes, strict=True)
+                ]
+                write_rows(path, map(asdict, attempts))
+            said.unlink(missing_ok=True)
+            found[part] = evaluation(problems, _attempts(path))
+        written = {part: one.as_json() for part, one in found.items()}
+        write_text(result, json.dumps(written, indent=2))
+        return found["test"]
+
+    def _questions(
+        self, problems: Sequence[Problem], k: int, *, shots: bool
+    ) -> list[tuple[Problem, int, Prompt]]:
+        greedy = Asking(1, 0.0, self._asking.max_tokens)
+        drawn = Asking(k, self.method.k_temperature, self._asking.max_tokens)
+        return [
+            (problem, sample, prompt)
+            for problem in problems
+            for first, asking in ((-1, greedy), (0, drawn))
+            for sample, prompt in enumerate(bare(problem, asking, shots=shots), start=first)
+        ]
+
+    def _gain(self, number: int) -> float:
+        now, before = (
+            evaluation(
+                self.problems.validation, _attempts(self.iteration(n) / "validation.jsonl")
+            ).pass_1.value
+            for n in (number, number - 1)
+        )
+        return now - before
+
+
+def begin_run(
+    problems: Sequence[Problem],
+    method: Method,
+    folder: Path,
+    opened: Open,
+    tell: Tell,
+    *,
+    source: str,
+) -> Run:
+    """Begin a run, or go on with it. The split is fixed here, before the first iteration.
+
+    `source` is what the problems are called in the manifest: a file's name, or "sums:1000".
+
+    Raises `ConfigurationError` if the folder holds another run, `DataError` if a part is empty.
+    """
+    parts = split(problems, method.shares)
+    for part in PARTS:
+        if not getattr(parts, part):
+            raise DataError(f"no problem is left for {part}: more problems, or other shares, help")
+    refuse_leaks(parts.train, [*parts.validation, *parts.test])
+    rows = json.dumps([as_row(problem) for problem in problems], ensure_ascii=False)
+    begin(
+        folder,
+        {
+            "method": asdict(method),
+            "source": source,
+            "problems_sha256": hashlib.sha256(rows.encode()).hexdigest(),
+            "counts": {part: len(getattr(parts, part)) for part in PARTS},
+            "versions": {
+                name: metadata.version(name)
+                for name in ("starboard", "torch", "transformers", "peft", "trl")
+            },
+        },
+    )
+    (folder / "problems").mkdir(exist_ok=True)
+    for part in PARTS:
+        write_rows(folder / "problems" / f"{part}.jsonl", map(as_row, getattr(parts, part)))
+    return Run(folder, method, opened, tell, parts)
+
+
+def open_run(folder: Path, opened: Open, tell: Tell) -> Run:
+    """Go on with a run that stands in a folder, by its own manifest.
+
+    Raises `ConfigurationError` if there is none.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ConfigurationError(f"{folder} holds no run: begin one with `starboard star run`")
+    said = json.loads(path.read_text(encoding="utf-8"))["method"]
+    method = Method(
+        **said
+        | {
+            "shares": Shares(**said["shares"]),
+            "asking": Asking(**said["asking"]),
+            "keeping": Keeping(**said["keeping"]),
+            "training": Training(**said["training"]),
+        }
+    )
+    parts = {part: tuple(read_problems(folder / "problems" / f"{part}.jsonl")) for part in PARTS}
+    return Run(folder, method, opened, tell, Split(**parts))
+
+
+def promoted(folder: Path) -> list[int]:
+    """The iterations that were promoted, the current one last."""
+    path = folder / "promoted.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def roll_back(folder: Path) -> int | None:
+    """Make the adapter before the current one the current one; None: the base is left.
+
+    Raises `ConfigurationError` if none was promoted.
+    """
+    history = promoted(folder)
+    if not history:
+        raise ConfigurationError(f"nothing was promoted in {folder}")
+    write_text(folder / "promoted.json", json.dumps(history[:-1]))
+    return history[-2] if history[1:] else None
+
+
+def unfinished(folder: Path) -> int:
+    """The number of the first iteration of which it was not yet decided whether it is better."""
+    return next(
+        number
+        for number in itertools.count(1)
+        if not (folder / f"iteration-{number}" / "promotion.json").is_file()
+    )
+
+
+def _rationales(path: Path) -> list[Rationale]:
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is not there yet: rationalize first")
+    return [Rationale(**row) for _, row in read_rows(path)]  # type: ignore[arg-type]
+
+
+def _attempts(path: Path) -> list[Attempt]:
+    if not path.is_file():
+        which = {"base": " the base", "direct": " what was trained directly"}
+        raise ConfigurationError(
+            f"{path} is not there yet: evaluate{which.get(path.parent.name, '')} first"
+        )
+    return [Attempt(**row) for _, row in read_rows(path)]  # type: ignore[arg-type]
+
+
+def _outcome_row(outcome: Outcome) -> dict[str, object]:
+    if isinstance(outcome, Failure):
+        return {"failure": outcome.kind, "message": outcome.message}
+    tokens = asdict(outcome.usage) if outcome.usage else None
+    return {
+        "text": outcome.text,
+        "finish": outcome.finish_reason,
+        "by": outcome.model,
+        "usage": tokens,
+    }
+
+
+def _outcome(row: Mapping[str, object]) -> Outcome:
+    if "failure" in row:
+        return Failure(cast(FailureKind, row["failure"]), str(row["message"]))
+    used = cast("dict[str, int] | None", row["usage"])
+    return Completion(
+        str(row["text"]),
+        cast(FinishReason, row["finish"]),
+        str(row["by"]),
+        Usage(**used) if used else None,
+    )

@@ -1,0 +1,347 @@
+"""What came of a run: figures for a table, `report.html`, and a card for each adapter.
+
+The report is one file without scripts: pictures are SVG within it (matplotlib, extra `report`),
+and all that a model or a problem says is escaped. It says what the files of the run say, no more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from io import StringIO
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from app.errors import ConfigurationError
+from app.jsonl import read_rows
+from app.runs import write_text
+from app.star.loop import PARTS, promoted
+from app.star.problems import Problem, read_problems
+from app.star.prompts import asked
+from app.star.rationales import Rationale, counted
+
+EXAMPLES = 4
+BASES = (("base few-shot", "base/few-shot-"), ("base zero-shot", "base/zero-shot-"))
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The measures of one model on test and validation problems, as they stand in its file."""
+
+    name: str
+    test: Mapping[str, Any]
+    validation: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All that there is of a run. `rationales` go by iteration."""
+
+    manifest: Mapping[str, Any]
+    measured: tuple[Measured, ...]
+    rationales: Mapping[int, Sequence[Rationale]]
+    problems: Mapping[str, Problem]
+    promoted: tuple[int, ...]
+
+
+def results(folder: Path) -> Results:
+    """Read a run directory; stages that are not there yet are left out.
+
+    Raises `ConfigurationError` if it holds no run.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise ConfigurationError(f"{folder} holds no run: begin one with `starboard star run`")
+    numbers = sorted(int(one.name.removeprefix("iteration-")) for one in folder.glob("iteration-*"))
+    named = [
+        *BASES,
+        ("direct", "direct/"),
+        *((f"iteration {n}", f"iteration-{n}/") for n in numbers),
+    ]
+    rationales = {n: folder / f"iteration-{n}" / "rationales.jsonl" for n in numbers}
+    return Results(
+        json.loads(path.read_text(encoding="utf-8")),
+        tuple(
+            Measured(name, **json.loads(file.read_text(encoding="utf-8")))
+            for name, where in named
+            if (file := folder / f"{where}evaluation.json").is_file()
+        ),
+        {
+            n: [Rationale(**row) for _, row in read_rows(file)]  # type: ignore[arg-type]
+            for n, file in rationales.items()
+            if file.is_file()
+        },
+        {
+            one.id: one
+            for part in PARTS
+            for one in read_problems(folder / "problems" / f"{part}.jsonl")
+        },
+        tuple(promoted(folder)),
+    )
+
+
+def share(measures: Mapping[str, Any]) -> str:
+    """Accuracy with its interval, as "61.0 % [54.1, 67.5]"."""
+    low, high = measures["interval"]
+    return f"{measures['pass@1']:.1%} [{low:.1%}, {high:.1%}]".replace("%,", ",").replace("%", " %")
+
+
+def write_report(folder: Path) -> Path:
+    """`report.html` in the folder of the run, and a `README.md` in each adapter's.
+
+    Raises `ConfigurationError` without matplotlib.
+    """
+    found = results(folder)
+    for name, adapter in _adapters(folder, found):
+        write_text(adapter / "README.md", card(name, found))
+    path = folder / "report.html"
+    write_text(path, _page(folder, found))
+    return path
+
+
+def card(name: str, found: Results) -> str:
+    """The model card of one adapter: whence its data, and how it was measured."""
+    method, base = found.manifest["method"], str(found.manifest["method"]["base"])
+    front = {
+        "base_model": base,
+        "library_name": "peft",
+        "license": "other",
+        "license_name": "that-of-the-base-model",
+        "tags": ["lora", "star"],
+    }
+    number = int(name.removeprefix("iteration ")) if name.startswith("iteration ") else None
+    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", ""]
+    lines += [f"# {name} of {found.manifest['source']} on {base}", ""]
+    lines += ["A LoRA adapter, trained by Starboard on top of the base model named above. ", ""]
+    lines += ["## Data", ""]
+    counts = found.manifest["counts"]
+    lines += [
+        f"- Problems: `{found.manifest['source']}`, sha256 of its rows"
+        f" `{found.manifest['problems_sha256']}`; {counts['train']} to train on,"
+        f" {counts['validation']} to validate, {counts['test']} to test, parted by the hash of"
+        " each problem's group.",
+    ]
+    if number is None:
+        lines += ["- Trained on the reference answers alone, without rationales."]
+    else:
+        rationales = found.rationales.get(number, ())
+        standing = [one for one in rationales if one.why_not is None]
+        by = Counter((one.by, one.origin) for one in standing)
+        lines += [
+            f"- Rationales: {count} {origin}, written by `{who}`."
+            for (who, origin), count in by.items()
+        ]
+        lines += [
+            "- Kept were those that end in the reference answer"
+            + (" and hold no false equation" if method["keeping"]["check_steps"] else "")
+            + f": {len(standing)} of {len(rationales)}."
+            + " Rationalized ones were written with the answer as a hint, and are stored without."
+        ]
+    settings = ", ".join(f"{key} {value}" for key, value in method["training"].items())
+    lines += [
+        "",
+        "## Training",
+        "",
+        f"Always from the base model. {settings}.",
+        "",
+        "## Evaluation",
+        "",
+    ]
+    lines += ["Greedy, on test problems of which no group was trained on; 95 % intervals.", ""]
+    lines += ["| model | accuracy |", "|---|---|"]
+    wanted = {"base few-shot", "base zero-shot", "direct", name}
+    lines += [f"| {one.name} | {share(one.test)} |" for one in found.measured if one.name in wanted]
+    lines += [
+        "",
+        "## Licence and limits",
+        "",
+        "The licence of the base model holds for this adapter, and so do the terms of whoever made"
+        " the problems: see to both before you pass it on. Rationales were checked as far as"
+        " answers and plain equations go, no further.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _adapters(folder: Path, found: Results) -> list[tuple[str, Path]]:
+    named = [("direct", folder / "direct" / "adapter")]
+    named += [(f"iteration {n}", folder / f"iteration-{n}" / "adapter") for n in found.rationales]
+    return [(name, path) for name, path in named if path.is_dir()]
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: #222; background: #fff }
+table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: left;
+  border-bottom: 1px solid #ddd; vertical-align: top }
+td.n { text-align: right; font-variant-numeric: tabular-nums }
+svg { max-width: 100%; height: auto }
+pre { white-space: pre-wrap; background: #f6f6f6; padding: .6rem; margin: .3rem 0 }
+"""
+
+
+def _page(folder: Path, found: Results) -> str:
+    title = f"STaR on {found.manifest['source']}"
+    parts = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>Base model {escape(str(found.manifest['method']['base']))}. Promoted:"
+        f" {', '.join(f'iteration {n}' for n in found.promoted) or 'none'}.</p>",
+    ]
+    if found.measured:
+        parts += ["<h2>Accuracy</h2>", _accuracy(found), _measures(found.measured)]
+    if found.rationales:
+        parts += ["<h2>Rationales</h2>", _shares(found), _fates(found), _lengths(found)]
+        parts += ["<h2>To read</h2>", *_examples(folder, found)]
+    parts += ["<h2>Settings</h2>", f"<pre>{escape(json.dumps(found.manifest, indent=2))}</pre>"]
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body>{body}</body></html>\n"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = ["<table><tr>", *(f"<th>{escape(one)}</th>" for one in head), "</tr>"]
+    for first, *rest in rows:
+        cells = "".join(f'<td class="n">{escape(str(one))}</td>' for one in rest)
+        lines.append(f"<tr><td>{escape(str(first))}</td>{cells}</tr>")
+    return "".join([*lines, "</table>"])
+
+
+def _measures(measured: Sequence[Measured]) -> str:
+    k = max(one.test["k"] for one in measured)
+    head = ["model", "right", "of", "accuracy [95 %]", "unread", "tokens"]
+    head += [f"pass@{k}", f"maj@{k}"] if k else []
+    rows = []
+    for one in measured:
+        row = [one.name, one.test["right"], one.test["n"], share(one.test), one.test["unverified"]]
+        row.append(f"{one.test['mean_tokens']:.0f}")
+        row += [f"{one.test[key]:.1%}" for key in ("pass@k", "maj@k") if k]
+        rows.append(row)
+    return _table(head, rows)
+
+
+def _fates(found: Results) -> str:
+    fates = {n: counted(ones) for n, ones in found.rationales.items()}
+    every = sorted({fate for one in fates.values() for fate in one}, key=_kept_first)
+    rows = [[_fate(fate), *(one.get(fate, 0) for one in fates.values())] for fate in every]
+    return _table(["", *(f"iteration {n}" for n in fates)], rows)
+
+
+def _kept_first(fate: str) -> tuple[bool, str]:
+    return fate not in ("generated", "rationalized", "reward-filtered"), fate
+
+
+def _fate(fate: str) -> str:
+    return f"dropped: {fate}" if _kept_first(fate)[0] else f"kept: {fate}"
+
+
+def _examples(folder: Path, found: Results) -> list[str]:
+    last = max(found.rationales)
+    kinds: Mapping[str, Callable[[Rationale], bool]] = {
+        "Generated and kept": lambda r: r.why_not is None and r.origin == "generated",
+        "Rationalized and kept": lambda r: r.why_not is None and r.origin == "rationalized",
+        "Dropped for a false step": lambda r: r.why_not == "a false step",
+        "Dropped for a wrong answer": lambda r: r.why_not == "wrong answer",
+    }
+    parts = []
+    for number in sorted({min(found.rationales), last}):
+        for name, fits in kinds.items():
+            ones = [one for one in found.rationales[number] if fits(one)][:EXAMPLES]
+            pairs = [(one.problem, one.text) for one in ones]
+            parts.append(_quoted(f"{name} in iteration {number}", pairs, found))
+    said = folder / f"iteration-{last}" / "test.jsonl"
+    if said.is_file():
+        attempts = [row for _, row in read_rows(said) if row["sample"] == -1]
+        for verdict in ("right", "wrong", "unverified"):
+            ones_ = [row for row in attempts if row["verdict"] == verdict][:EXAMPLES]
+            pairs = [(str(row["problem"]), str(row["text"])) for row in ones_]
+            parts.append(_quoted(f"Test problems, {verdict}, iteration {last}", pairs, found))
+    return parts
+
+
+def _quoted(title: str, pairs: Sequence[tuple[str, str]], found: Results) -> str:
+    if not pairs:
+        return ""
+    lines = [f"<h3>{escape(title)}</h3>"]
+    for problem, text in pairs:
+        one = found.problems[problem]
+        reference = f" [{one.reference}]" if one.reference else ""
+        lines.append(f"<pre><b>{escape(asked(one) + reference)}</b>\n{escape(text)}</pre>")
+    return "\n".join(lines)
+
+
+def _accuracy(found: Results) -> str:
+    figure = _figure(8, 3.5)
+    axes = figure.add_subplot()
+    shares = [one.test["pass@1"] for one in found.measured]
+    below = [max(0.0, one.test["pass@1"] - one.test["interval"][0]) for one in found.measured]
+    above = [max(0.0, one.test["interval"][1] - one.test["pass@1"]) for one in found.measured]
+    places = range(len(shares))
+    axes.errorbar(places, shares, yerr=(below, above), fmt="o", capsize=4)
+    axes.set_xticks(places, [one.name for one in found.measured])
+    axes.set(ylim=(0, 1), ylabel="test problems right", title="Greedy, with 95 % intervals")
+    return _svg(figure)
+
+
+def _shares(found: Results) -> str:
+    """Problems of each iteration: solved unaided, solved with a hint, or not at all."""
+    figure = _figure(8, 3)
+    axes = figure.add_subplot()
+    left = [0.0] * len(found.rationales)
+    kinds: dict[str, list[float]] = {"generated": [], "rationalized": [], "failed": []}
+    for ones in found.rationales.values():
+        every = {one.problem for one in ones}
+        alone = {r.problem for r in ones if r.why_not is None and r.origin != "rationalized"}
+        hinted = {r.problem for r in ones if r.why_not is None} - alone
+        counts = (len(alone), len(hinted), len(every) - len(alone) - len(hinted))
+        for kind, count in zip(kinds, counts, strict=True):
+            kinds[kind].append(count / len(every))
+    names = [f"iteration {n}" for n in found.rationales]
+    for kind, values in kinds.items():
+        axes.barh(names, values, left=left, label=kind)
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="share of the problems", title="Kept, rationalized, failed")
+    axes.legend(loc="lower right")
+    return _svg(figure)
+
+
+def _lengths(found: Results) -> str:
+    figure = _figure(8, 3)
+    axes = figure.add_subplot()
+    for origin in ("generated", "rationalized"):
+        means = {
+            n: fmean(len(one.text.split()) for one in standing)
+            for n, ones in found.rationales.items()
+            if (standing := [r for r in ones if r.why_not is None and r.origin == origin])
+        }
+        axes.plot(list(means), list(means.values()), "o-", label=origin)
+    axes.set_xticks(list(found.rationales))
+    axes.set(xlabel="iteration", ylabel="words", title="Length of what was kept, on average")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return _svg(figure)
+
+
+def _figure(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigurationError("pictures need: pip install 'starboard[report]'") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Any) -> str:
+    """The same figure is the same text, and without the prolog of a file of its own."""
+    import matplotlib
+
+    text = StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "starboard", "svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue().partition("<!DOCTYPE")[2].partition(">")[2].strip()
