@@ -143,6 +143,32 @@ class EmbeddedSpec(_MemberSpec):
     seed: int = 7
 
 
+class LocalSpec(_MemberSpec):
+    """A model in this process on torch; needs the extra `local`.
+
+    `model` is a folder, a hub id (downloaded on first use) or the name of an embedded model;
+    `adapter` is the folder of a LoRA adapter for it. `temperature` and `seed` apply where the
+    prompt has none; prompt and reply have `context_tokens` together.
+    """
+
+    provider: Literal["local"]
+    model: Model
+    adapter: Path | None = None
+    device: str | None = None
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    seed: int = 7
+    context_tokens: int | None = Field(default=None, ge=64)
+    batch_tokens: int = Field(default=16_384, ge=1)
+    queue_limit: int = Field(default=256, ge=1)
+
+    @property
+    def signature(self) -> str:
+        """What its replies are signed with: the model, and the end of the adapter's path."""
+        if self.adapter is None:
+            return self.model
+        return f"{self.model} + {'/'.join(self.adapter.parts[-2:])}"
+
+
 class ScriptedSpec(_MemberSpec):
     """Canned replies, for documentation and tests."""
 
@@ -159,6 +185,7 @@ ProviderSpec = Annotated[
     | MistralSpec
     | OpenAICompatibleSpec
     | EmbeddedSpec
+    | LocalSpec
     | ScriptedSpec,
     Field(discriminator="provider"),
 ]
@@ -282,12 +309,14 @@ class Seat:
 
     @property
     def model(self) -> str:
-        return self.spec.model
+        return self.spec.signature if isinstance(self.spec, LocalSpec) else self.spec.model
 
     @property
     def terms(self) -> str | None:
         """What the user of an embedded model agrees to; None for others."""
-        return EMBEDDED_TERMS[self.spec.model] if isinstance(self.spec, EmbeddedSpec) else None
+        if not isinstance(self.spec, EmbeddedSpec | LocalSpec):
+            return None
+        return next((EMBEDDED_TERMS[n] for n in EMBEDDED_TERMS if n == self.spec.model), None)
 
     @property
     def from_vendor(self) -> bool:
@@ -472,7 +501,7 @@ class Settings(BaseSettings):
                 key, base_url = self.mistral_api_key, self.mistral_base_url
             case OpenAICompatibleSpec():
                 key, base_url = _key_of(spec.api_key_env), None
-            case EmbeddedSpec() | ScriptedSpec():
+            case EmbeddedSpec() | LocalSpec() | ScriptedSpec():
                 return spec
         models = {
             "claude": self.claude_model,

@@ -26,6 +26,7 @@ from app.settings import (
     GoogleSpec,
     JudgeScorerSpec,
     LocalScorerSpec,
+    LocalSpec,
     MistralSpec,
     NvidiaScorerSpec,
     OpenAICompatibleSpec,
@@ -42,8 +43,8 @@ from app.standing import Standing, open_standing
 from app.store import AnswerStore
 
 if TYPE_CHECKING:
+    from app.model_files import ModelName
     from app.providers.embedded import Engine
-    from app.providers.model_files import ModelName
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Engines:
 
     def _load(self, model: ModelName) -> Engine:
         try:
+            from app.model_files import model_path
             from app.providers.embedded import Engine, default_threads
-            from app.providers.model_files import model_path
         except ImportError as error:
             hint = "on Debian and Ubuntu: apt-get install libgomp1"
             raise ConfigurationError(
@@ -156,6 +157,24 @@ async def build_provider(
 
             engine = await engines.get(spec.model)
             return EmbeddedProvider(name, spec.model, engine, spec.temperature, spec.seed)
+        case LocalSpec():
+            from app.providers.local import open_local
+
+            return await engines.stack.enter_async_context(
+                open_local(
+                    name,
+                    spec.model,
+                    spec.adapter,
+                    model=spec.signature,
+                    device=spec.device,
+                    temperature=spec.temperature,
+                    seed=spec.seed,
+                    context_tokens=spec.context_tokens,
+                    batch_tokens=spec.batch_tokens,
+                    queue_limit=spec.queue_limit,
+                    cache=settings.engine.cache_dir,
+                )
+            )
         case ScriptedSpec():
             from app.providers.scripted import ScriptedProvider
 

@@ -21,8 +21,8 @@ import xllamacpp
 
 from app.domain import Completion, Prompt, Usage
 from app.errors import ConfigurationError, UpstreamError
+from app.model_files import MODEL_FILES, ModelName
 from app.providers.http import completion
-from app.providers.model_files import MODEL_FILES, ModelName
 from app.providers.openai_compatible import FINISH_REASONS, chat_body
 
 

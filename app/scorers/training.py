@@ -23,11 +23,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from app.checkpoints import base_checkpoint, quiet, require
+from app.checkpoints import base_checkpoint, best_device, quiet, require
 from app.domain import ATTRIBUTES, Completion
 from app.errors import ConfigurationError
 from app.scorers.examples import Example, Labels, prompt_key, split, with_spoiled
-from app.scorers.local import best_device, collated
+from app.scorers.local import collated
 from app.scorers.reading import Reader, Reading, open_reader
 
 Precision = Literal["auto", "float32", "bfloat16"]

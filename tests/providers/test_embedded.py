@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from app import model_files
 from app.domain import Prompt
 from app.errors import ConfigurationError, UpstreamError
-from app.providers import embedded, model_files
+from app.model_files import ModelFile, ModelName, model_path
+from app.providers import embedded
 from app.providers.embedded import (
     EmbeddedProvider,
     Engine,
     default_threads,
 )
-from app.providers.model_files import ModelFile, ModelName, model_path
 from tests.samples import prompt
 
 MODEL: ModelName = "smollm2-135m-instruct"
