@@ -14,6 +14,7 @@ import copy
 import hashlib
 import itertools
 import threading
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -258,16 +259,30 @@ def open_base(
 
 
 def _with_adapter(network: Any, base: str, adapter: Path) -> Any:
-    from peft import PeftModel
+    """The base with the adapter merged into its weights."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
 
-    if not (adapter / "adapter_config.json").is_file():
-        raise ConfigurationError(f"{adapter} is no adapter: there is no adapter_config.json")
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise ConfigurationError(f"{adapter} has no adapter_model.safetensors")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / name).is_file():
+            raise ConfigurationError(f"{adapter} is no adapter: there is no {name}")
     try:
-        return PeftModel.from_pretrained(network, adapter).merge_and_unload()
-    except (OSError, ValueError, RuntimeError) as error:
+        with quiet(), warnings.catch_warnings():
+            # peft 0.21 of what transformers 5.23 has renamed, and of weights without a place.
+            warnings.simplefilter("ignore")
+            tuned = PeftModel.from_pretrained(network, adapter)
+            placed = set(get_peft_model_state_dict(tuned))
+        with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+            there = set(file.keys())
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigurationError(f"{adapter} is no adapter for {base}: {error}") from error
+    if placed != there:
+        # peft warns and goes on, with the base's own weights.
+        raise ConfigurationError(
+            f"{adapter} is no adapter for {base}: of {len(there)} weights {len(there & placed)}"
+            f" have a place in it, and {len(placed - there)} places are empty"
+        )
+    return tuned.merge_and_unload()
 
 
 def _common(rows: Sequence[Sequence[int]]) -> list[int]:
