@@ -4,6 +4,9 @@ What STaR samples with and what the member `local` replies with: a base model wi
 merged into it or without one, many prompts decoded at a time. The tokens that all prompts of a
 call begin with, worked examples as a rule, are run once for all of them.
 
+Where prompts outgrow a sliding window (Gemma 3, the first Mistral), or a model is recurrent,
+nothing is shared: it decodes many at a time all the same.
+
 A batch ends when its longest reply does; rows that ended before are carried along. There is no
 continuous batching: for that there is vLLM.
 """
@@ -95,8 +98,10 @@ class LanguageModel:
 
     def completions(self, asked: Sequence[Encoded]) -> list[Outcome]:
         """A completion or a failure for each, in order."""
-        prefix = _common([one.ids for one in asked])
+        longest = max(len(one.ids) + one.max_tokens for one in asked)
+        prefix = _common([one.ids for one in asked]) if self._within_window(longest) else []
         cache = self._run(prefix) if prefix else None
+        shared = len(prefix) if cache is not None else 0
         found: dict[int, Outcome] = {}
 
         def warmth(place: int) -> float:
@@ -110,17 +115,30 @@ class LanguageModel:
             of_one_warmth = list(alike)
             for start in range(0, len(of_one_warmth), self.batch):
                 chosen = of_one_warmth[start : start + self.batch]
-                ended = self._decoded([asked[place] for place in chosen], len(prefix), cache)
+                ended = self._decoded([asked[place] for place in chosen], shared, cache)
                 found |= dict(zip(chosen, ended, strict=True))
         return [found[place] for place in range(len(asked))]
 
+    def _within_window(self, length: int) -> bool:
+        """Whether layers that see only the last so many tokens see all of them. If not, padding
+        between what is shared and what is not would push tokens out of their sight."""
+        window = getattr(self.network.config.get_text_config(), "sliding_window", None)
+        return window is None or length <= window
+
     def _run(self, prefix: Sequence[int]) -> Any:
-        """The keys and values of the tokens that all prompts begin with."""
+        """The keys and values of the tokens that all prompts begin with; None if the model keeps
+        something else, such as the state of a recurrent layer, which padding would change."""
         import torch
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
         with torch.inference_mode():
             ids = torch.tensor([prefix], device=self.network.device)
-            return self.network(input_ids=ids, use_cache=True).past_key_values
+            cache = self.network(input_ids=ids, use_cache=True).past_key_values
+        plain = (DynamicLayer, DynamicSlidingWindowLayer)
+        if isinstance(cache, DynamicCache) and all(type(one) in plain for one in cache.layers):
+            return cache
+        return None
 
     def _decoded(self, asked: Sequence[Encoded], shared: int, cache: Any) -> list[Outcome]:
         """One batch, all of one temperature."""
@@ -250,7 +268,10 @@ def open_base(
                 adapter if own else folder, local_files_only=True
             )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(f"{base} does not load as a base model: {error}") from error
+        with_what = f" with the adapter {adapter}" if adapter else ""
+        raise ConfigurationError(
+            f"{base} does not load as a base model{with_what}: {error}"
+        ) from error
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.pad_token_id is None:

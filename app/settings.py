@@ -135,10 +135,12 @@ EMBEDDED_TERMS: Mapping[EmbeddedModel, str] = {
 
 
 class EmbeddedSpec(_MemberSpec):
-    """A small model in this process. `temperature` and `seed` apply where the prompt has none."""
+    """A small model in this process. `temperature` and `seed` apply where the prompt has none;
+    `adapter` is a LoRA adapter for it, as GGUF."""
 
     provider: Literal["embedded"]
     model: EmbeddedModel = "smollm2-135m-instruct"
+    adapter: Path | None = None
     temperature: float = Field(default=0.0, ge=0, le=2)
     seed: int = 7
 
@@ -160,13 +162,6 @@ class LocalSpec(_MemberSpec):
     context_tokens: int | None = Field(default=None, ge=64)
     batch_tokens: int = Field(default=16_384, ge=1)
     queue_limit: int = Field(default=256, ge=1)
-
-    @property
-    def signature(self) -> str:
-        """What its replies are signed with: the model, and the end of the adapter's path."""
-        if self.adapter is None:
-            return self.model
-        return f"{self.model} + {'/'.join(self.adapter.parts[-2:])}"
 
 
 class ScriptedSpec(_MemberSpec):
@@ -299,6 +294,13 @@ class EngineSettings(_Spec):
     cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "starboard")
 
 
+def signature(spec: ProviderSpec) -> str:
+    """What replies are signed with: the model, and the end of its adapter's path."""
+    if isinstance(spec, EmbeddedSpec | LocalSpec) and spec.adapter:
+        return f"{spec.model} + {'/'.join(spec.adapter.parts[-2:])}"
+    return spec.model
+
+
 @dataclass(frozen=True)
 class Seat:
     """A member as configured. `why_not` is None if it sits, else the reason it does not."""
@@ -309,7 +311,7 @@ class Seat:
 
     @property
     def model(self) -> str:
-        return self.spec.signature if isinstance(self.spec, LocalSpec) else self.spec.model
+        return signature(self.spec)
 
     @property
     def terms(self) -> str | None:
