@@ -224,8 +224,7 @@ def open_language_model(
         raise ConfigurationError(f"{base} does not fit on {place}: {error}") from error
     # Set by some models' authors for chats; here a prompt says what it wants.
     network.generation_config.update(top_p=None, top_k=None, temperature=None, do_sample=False)
-    shown = name or (f"{base} + {adapter.parent.name}" if adapter else base)
-    return LanguageModel(shown, network, tokenizer, takes_system(tokenizer), seed, batch)
+    return LanguageModel(name or base, network, tokenizer, takes_system(tokenizer), seed, batch)
 
 
 def open_base(

@@ -22,20 +22,33 @@ def begin(out: Path, manifest: Mapping[str, object], name: str = "manifest.json"
     if path.is_file():
         theirs = json.loads(path.read_text(encoding="utf-8"))
         if theirs != ours:
-            changed = sorted(key for key in theirs | ours if theirs.get(key) != ours.get(key))
+            changed = ", ".join(_differences(theirs, ours))
             raise ConfigurationError(
-                f"{out} holds a run with another {' and '.join(changed)}: name another folder"
+                f"{out} holds a run that was begun otherwise ({changed}): give it the same again, or"
+                " name another folder"
             )
         return
-    if out.is_dir() and any(out.iterdir()):
+    partial = _partial(path)
+    if out.is_dir() and any(other != partial for other in out.iterdir()):
         raise ConfigurationError(f"{out} is not empty, and holds no run: name another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(ours, indent=2))
 
 
+def _differences(theirs: object, ours: object, name: str = "") -> list[str]:
+    """What is not the same, as "method.seed 1, now 2"."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return [
+            found
+            for key in sorted(theirs | ours)
+            for found in _differences(theirs.get(key), ours.get(key), f"{name}.{key}".strip("."))
+        ]
+    return [] if theirs == ours else [f"{name} {theirs}, now {ours}"]
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = _partial(path)
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 
@@ -43,3 +56,7 @@ def write_text(path: Path, text: str) -> None:
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """The same for JSON lines; no rows make an empty file."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.partial")

@@ -12,6 +12,7 @@
         adapter/                     always from the base
         validation.jsonl, test.jsonl what the new model says to problems it never saw
         evaluation.json
+        promotion.json               whether it was better than what was current, and by how much
     run/promoted.json                which adapters were promoted, the last of them the current one
 
 Every file is written whole or not at all, and what is there is not made again, so the command that
@@ -172,23 +173,30 @@ class Run:
         """The adapter in this folder, asked as it was trained, on validation and test problems."""
         return await self._evaluated(folder, "", folder / "adapter", shots=False)
 
-    def promote(self, number: int) -> bool:
+    def promote(self, number: int, *, again: bool = False) -> bool:
         """Take this iteration's adapter for the current one, if it is better on validation
-        problems than the current one, or than the base with worked examples."""
+        problems than the current one, or than the base with worked examples.
+
+        This is decided once, so that a roll-back stands when the run goes on; `again`: anew.
+        """
+        path = self.iteration(number) / "promotion.json"
+        if path.is_file() and not again:
+            return bool(json.loads(path.read_text(encoding="utf-8"))["promoted"])
         mine = _attempts(self.iteration(number) / "validation.jsonl")
-        history = promoted(self.folder)
-        if number in history:
-            return True
+        history = [one for one in promoted(self.folder) if one != number]
         current = (
             self.iteration(history[-1]) / "validation.jsonl"
             if history
             else self.folder / "base" / "few-shot-validation.jsonl"
         )
         found = paired(mine, _attempts(current))
-        if found["only_first"] <= found["only_other"]:
-            return False
-        write_text(self.folder / "promoted.json", json.dumps([*history, number]))
-        return True
+        better = found["only_first"] > found["only_other"]
+        if better:
+            write_text(self.folder / "promoted.json", json.dumps([*history, number]))
+        against = f"iteration-{history[-1]}" if history else "base"
+        decided = {"promoted": better, "against": against, **found}
+        write_text(path, json.dumps(decided, indent=2))
+        return better
 
     @property
     def _asking(self) -> Asking:
@@ -229,12 +237,12 @@ class Run:
         self, path: Path, prompts: Sequence[Prompt], opened: Callable[[], Sampler]
     ) -> list[Outcome]:
         """The outcome for each prompt: from the file at `path`, or sampled into it by shards."""
+        folder = path.with_suffix("")
         if not path.is_file():
             shards = {
                 start // SHARD: prompts[start : start + SHARD]
                 for start in range(0, len(prompts), SHARD)
             }
-            folder = path.with_suffix("")
             folder.mkdir(parents=True, exist_ok=True)
             files = {number: folder / f"{number:05}.jsonl" for number in shards}
             missing = {number: shards[number] for number in shards if not files[number].is_file()}
@@ -247,21 +255,21 @@ class Run:
                     done += 1
                     self.tell(stage, done, len(shards))
             write_text(path, "".join(file.read_text(encoding="utf-8") for file in files.values()))
-            shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         return [_outcome(row) for _, row in read_rows(path)] if prompts else []
 
     def _trained(self, folder: Path, rows: TrainingRows) -> Path:
         adapter = folder / "adapter"
         if not adapter.is_dir():
             stage = f"{folder.name}: training"
-            losses = train(
+            train(
                 self.method.base,
                 rows,
                 self.method.training,
                 adapter,
                 lambda done, all_: self.tell(stage, done, all_),
             )
-            write_text(folder / "losses.json", json.dumps(losses))
+        shutil.rmtree(folder / "adapter.checkpoints", ignore_errors=True)
         return adapter
 
     async def _evaluated(
@@ -282,16 +290,16 @@ class Run:
             problems: Sequence[Problem] = getattr(self.problems, part)
             k = self.method.k if part == "test" else 0
             path = folder / f"{prefix}{part}.jsonl"
+            said = folder / f"{prefix}{part}-said.jsonl"
             if not path.is_file():
                 asked = self._questions(problems, k, shots=shots)
-                said = folder / f"{prefix}{part}-said.jsonl"
                 outcomes = await self._sampled(said, [p for *_, p in asked], opened)
                 attempts = [
                     attempt(problem, sample, outcome)
                     for (problem, sample, _), outcome in zip(asked, outcomes, strict=True)
                 ]
                 write_rows(path, map(asdict, attempts))
-                said.unlink()
+            said.unlink(missing_ok=True)
             found[part] = evaluation(problems, _attempts(path))
         written = {part: one.as_json() for part, one in found.items()}
         write_text(result, json.dumps(written, indent=2))

@@ -36,6 +36,7 @@ __all__ = [
     "Shards",
     "open_base",
     "open_local_sampler",
+    "sampler_name",
 ]
 
 Shards = Mapping[int, Sequence[Prompt]]
@@ -93,4 +94,10 @@ def open_local_sampler(
 
     Raises `ConfigurationError` that says what to change.
     """
-    return LocalSampler(open_language_model(base, adapter, seed=seed, batch=batch))
+    name = sampler_name(base, adapter)
+    return LocalSampler(open_language_model(base, adapter, name=name, seed=seed, batch=batch))
+
+
+def sampler_name(base: str, adapter: Path | None) -> str:
+    """Who wrote it: the base, and the stage whose adapter it has."""
+    return f"{base} + {adapter.parent.name}" if adapter else base

@@ -9,9 +9,11 @@ A training that was interrupted goes on at its last checkpoint.
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +74,7 @@ def train(
 ) -> dict[str, float]:
     """Fit an adapter and put it into the folder `out`, with the tokenizer and its template.
 
-    Returns the loss of the last step of each part. `tell` gets steps done and steps in all.
+    Returns the loss of the last step of each part, which also stands in its `losses.json`. `tell` gets steps done and steps in all.
     Raises `DataError` without rows and `ConfigurationError` if the base does not load.
     """
     require("training", "torch", "transformers", "trl", "peft", "datasets", extra="star")
@@ -81,8 +83,7 @@ def train(
     if not rows.supervised:
         raise DataError("there is nothing to train on: no rationale was kept")
     checkpoints = out.with_name(f"{out.name}.checkpoints")
-    partial = out.with_name(f"{out.name}.partial")
-    with quiet(), warnings.catch_warnings():
+    with quiet(), _without_bars_of_datasets(), warnings.catch_warnings():
         # What the trainers (transformers 5.23, trl 1.16) say of each other's deprecations.
         warnings.simplefilter("ignore", FutureWarning)
         transformers.set_seed(training.seed)
@@ -94,18 +95,45 @@ def train(
             tuned = trainer.model
             trainer = _dpo(tuned, tokenizer, rows.preferences, training, checkpoints / "dpo")
             losses["dpo"] = _fitted(trainer, tell)
-        if trainer.is_world_process_zero():
-            shutil.rmtree(partial, ignore_errors=True)
-            trainer.model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-            partial.rename(out)
-            shutil.rmtree(checkpoints)
+        _save(trainer, tokenizer, losses, out)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return losses
+
+
+def _save(trainer: Any, tokenizer: Any, losses: Mapping[str, float], out: Path) -> None:
+    """Put the adapter at `out`, whole or not at all. Every process must call it: those that hold
+    a part of the weights have to give it."""
+    partial = out.with_name(f"{out.name}.partial")
+    if trainer.is_world_process_zero():
+        shutil.rmtree(partial, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(partial))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        (partial / "training_args.bin").unlink(missing_ok=True)
+        # What DPO compared with is the adapter before it, and no part of the result.
+        shutil.rmtree(partial / "ref", ignore_errors=True)
+        tokenizer.save_pretrained(partial)
+        (partial / "losses.json").write_text(json.dumps(losses), encoding="utf-8")
+        partial.rename(out)
 
 
 def targets(model_type: str) -> tuple[str, ...] | str:
     """The modules that get LoRA matrices; all linear ones of a family that is not listed."""
     return TARGETS.get(model_type, "all-linear")
+
+
+@contextmanager
+def _without_bars_of_datasets() -> Iterator[None]:
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 def _base(base: str, training: Training) -> tuple[Any, Any]:
@@ -166,8 +194,15 @@ def _dpo(model: Any, tokenizer: Any, rows: Sequence[Row], training: Training, fo
 
 def _arguments(training: Training, folder: Path, learning_rate: float, rows: int) -> dict[str, Any]:
     import torch
+    from accelerate import PartialState
 
     micro_batch = min(training.micro_batch, training.batch)
+    at_once = micro_batch * PartialState().num_processes
+    if training.batch % at_once:
+        raise ConfigurationError(
+            f"a batch of {training.batch} cannot be made of {at_once} rows at a time (micro_batch on"
+            " each process): choose a multiple"
+        )
     cuda = torch.cuda.is_available()
     steps = max(1, round(training.epochs * rows / training.batch))
     return {
@@ -177,11 +212,11 @@ def _arguments(training: Training, folder: Path, learning_rate: float, rows: int
         "lr_scheduler_type": "cosine",
         "warmup_steps": round(0.05 * steps),
         "per_device_train_batch_size": micro_batch,
-        "gradient_accumulation_steps": training.batch // micro_batch,
+        "gradient_accumulation_steps": training.batch // at_once,
         "gradient_checkpointing": cuda,
         "bf16": cuda,
         "use_cpu": not cuda,
-        "save_steps": max(1, steps // CHECKPOINTS),
+        "save_steps": -(-steps // CHECKPOINTS),
         "save_total_limit": 1,
         "seed": training.seed,
         "logging_steps": 1,
@@ -193,7 +228,6 @@ def _arguments(training: Training, folder: Path, learning_rate: float, rows: int
 
 def _fitted(trainer: Any, tell: Tell) -> float:
     from transformers import PrinterCallback, TrainerCallback
-    from transformers.trainer_utils import get_last_checkpoint
 
     class Told(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -201,10 +235,24 @@ def _fitted(trainer: Any, tell: Tell) -> float:
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Told())
-    folder = Path(trainer.args.output_dir)
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    last = _last_checkpoint(Path(trainer.args.output_dir))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     return float(next(log["loss"] for log in reversed(trainer.state.log_history) if "loss" in log))
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that is whole: its state is written when all else is there."""
+    for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return path
+    return None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _has_flash_attention() -> bool:

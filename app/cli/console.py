@@ -1,0 +1,58 @@
+"""What all commands share: where they write, the bar they draw, the settings they read."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+out = Console()
+err = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the HTTP API does.")]
+
+
+def bar() -> Progress:
+    """A bar with what is done, what there is, and the time left; gone when it ends."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+
+
+def log_at(level: str) -> None:
+    """Our own log at that level. The packages below us log only what goes wrong: at lower levels
+    several of them write out prompts and replies."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("starboard").setLevel(level.upper())
+    import stamina
+
+    stamina.instrumentation.set_on_retry_hooks([])
+
+
+def settings(**given: str | int | None) -> Settings:
+    """The settings, with what the command line gives over them."""
+    from app.settings import Settings
+
+    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

@@ -1,0 +1,104 @@
+"""`starboard serve`, `ask`, `score`, `models`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from app.cli.console import AsJson, err, log_at, settings
+from app.errors import ConfigurationError
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
+) -> None:
+    """Serve the HTTP API (Swagger UI at /docs)."""
+    import uvicorn
+
+    from app.api import create_app
+
+    given = settings(host=host, port=port)
+    log_at(given.log_level)
+    if given.host not in LOOPBACK:
+        err.print(f"[yellow]{given.host} is reachable by others, and no key is asked for.")
+    logging.getLogger("uvicorn.error").addFilter(_no_traceback_of_configuration)
+    config = uvicorn.Config(
+        create_app(given),
+        host=given.host,
+        port=given.port,
+        log_level=given.log_level,
+        server_header=False,
+        # Answers under way are finished before the process ends.
+        timeout_graceful_shutdown=int(given.deadline_s) + 5,
+    )
+    uvicorn.Server(config).run()
+
+
+def ask(
+    prompt: Annotated[str, typer.Argument(help="The prompt; `-` reads it from standard input.")],
+    *,
+    system: Annotated[str | None, typer.Option(help="System text.")] = None,
+    member: Annotated[
+        list[str] | None, typer.Option(help="Ask only this member; may be repeated.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest reply, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature, 0-2.")] = None,
+    deadline: Annotated[float | None, typer.Option(help="Seconds for the whole run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put one prompt to the board and show the best reply with every score."""
+    from app.api.documents import AnswerRequest
+    from app.cli import board
+
+    request = AnswerRequest.model_validate(
+        {
+            "prompt": sys.stdin.read() if prompt == "-" else prompt,
+            "system": system,
+            "members": member or None,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "deadline_s": deadline,
+        }
+    )
+    document = asyncio.run(board.ask(request, quiet=as_json))
+    if as_json:
+        typer.echo(document.model_dump_json(indent=2))
+    else:
+        board.show(document)
+
+
+def score(
+    prompt: Annotated[str, typer.Argument(help="The prompt.")],
+    replies: Annotated[list[str], typer.Argument(help="Replies to it.")],
+    *,
+    system: Annotated[str | None, typer.Option(help="System text.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score replies that came from elsewhere."""
+    from app.api.documents import ScoreRequest
+    from app.cli import board
+
+    document = asyncio.run(board.score(ScoreRequest(prompt=prompt, system=system, replies=replies)))
+    if as_json:
+        typer.echo(document.model_dump_json(indent=2))
+    else:
+        board.show_scores(replies, document)
+
+
+def models(as_json: AsJson = False) -> None:
+    """Show who sits on the board, who does not and why, and each member's win rate."""
+    from app.cli import board
+
+    asyncio.run(board.show_models(as_json=as_json))
+
+
+def _no_traceback_of_configuration(record: logging.LogRecord) -> bool:
+    """The lifespan has said what to set; uvicorn would print the stack under it."""
+    return ConfigurationError.__name__ not in record.getMessage()

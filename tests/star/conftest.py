@@ -1,0 +1,25 @@
+"""Tiny models, made once for all tests that only read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Taught = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Taught:
+    """The folder of a model of a family that knows what a rationale looks like."""
+    from tests.star.tiny import save_taught
+
+    made: dict[str, Path] = {}
+
+    def model(family: str) -> Path:
+        if family not in made:
+            made[family] = save_taught(tmp_path_factory.mktemp("taught") / family, family)
+        return made[family]
+
+    return model

@@ -1,0 +1,49 @@
+"""Run directories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app.errors import ConfigurationError
+from app.runs import begin, write_rows, write_text
+
+
+def test_a_run_goes_on_with_the_same_manifest_only(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    begin(out, {"seed": 1, "method": {"shares": (1, 2), "k": 3}})
+    before = (out / "manifest.json").read_bytes()
+    begin(out, {"seed": 1, "method": {"shares": [1, 2], "k": 3}})
+    assert (out / "manifest.json").read_bytes() == before
+    with pytest.raises(ConfigurationError, match=r"\(method\.k 3, now 4, seed 1, now None\)"):
+        begin(out, {"method": {"shares": [1, 2], "k": 4}})
+
+
+def test_no_run_begins_among_other_files(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(ConfigurationError, match="not empty, and holds no run"):
+        begin(tmp_path, {})
+
+
+def test_a_file_is_there_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, [{"a": "ä"}, {"a": 1}])
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"a": "ä"}, {"a": 1}]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(path, "half")
+    assert path.read_text().count("\n") == 2
+
+
+def test_what_an_interruption_left_does_not_stop_a_run_from_beginning(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json.partial").write_text("{")
+    begin(tmp_path, {"seed": 1})
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {"seed": 1}
