@@ -68,7 +68,7 @@ class Engine:
         params.model.path = str(path)
         if adapter is not None:
             if not adapter.is_file():
-                raise ConfigurationError(f"{adapter} is no file: make it with star export")
+                raise ConfigurationError(f"{adapter}, an adapter, is no file")
             params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
         params.n_parallel = slots
         params.n_ctx = slots * context_tokens

@@ -12,7 +12,16 @@ def member_row(name: str, base: str, adapter: Path) -> str:
     Paths are written out in full: the service may be started elsewhere.
     """
     model = str(Path(base).absolute()) if Path(base).is_dir() else base
-    row = {"provider": "local", "model": model, "adapter": str(adapter.absolute())}
+    return _row(name, "local", model, adapter)
+
+
+def embedded_member_row(name: str, base: str, exported: Path) -> str:
+    """The same for an embedded model and an adapter that was exported as GGUF."""
+    return _row(name, "embedded", base, exported)
+
+
+def _row(name: str, provider: str, model: str, adapter: Path) -> str:
+    row = {"provider": provider, "model": model, "adapter": str(adapter.absolute())}
     lines = [f"{key} = {_quoted(value)}" for key, value in row.items()]
     return "\n".join([f"[members.{_quoted(name)}]", *lines, ""])
 

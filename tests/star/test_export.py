@@ -158,7 +158,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 
 def test_an_engine_says_what_does_not_load(tmp_path: Path) -> None:
     path = model_path(MODEL, tmp_path)
-    with pytest.raises(ConfigurationError, match="is no file: make it with star export"):
+    with pytest.raises(ConfigurationError, match=r"nowhere\.gguf, an adapter, is no file"):
         Engine(path, threads=1, slots=1, context_tokens=256, adapter=tmp_path / "nowhere.gguf")
     (tmp_path / "broken.gguf").write_bytes(b"GGUF but no more")
     with pytest.raises(ConfigurationError, match=r"with .*broken\.gguf cannot be loaded"):

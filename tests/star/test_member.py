@@ -6,8 +6,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.settings import LocalSpec, Settings
-from app.star.member import member_row
+from app.settings import EmbeddedSpec, LocalSpec, Settings
+from app.star.member import embedded_member_row, member_row
 
 
 def test_the_row_is_taken_as_it_is_printed() -> None:
@@ -25,6 +25,15 @@ def test_the_row_is_taken_as_it_is_printed() -> None:
     assert (seat.why_not, seat.spec.adapter) == (None, Path("/runs/a/iteration-2/adapter"))
     assert seat.model == "smollm2-135m-instruct + iteration-2/adapter"
     assert seat.terms == "Apache-2.0"
+
+
+def test_the_row_of_an_exported_adapter_is_taken_too() -> None:
+    row = embedded_member_row("mine", "smollm2-135m-instruct", Path("/runs/a/adapter.gguf"))
+    Path("starboard.toml").write_text(row)
+    seat = next(seat for seat in Settings().seats if seat.name == "mine")
+    assert isinstance(seat.spec, EmbeddedSpec)
+    assert seat.spec.adapter == Path("/runs/a/adapter.gguf")
+    assert seat.model == "smollm2-135m-instruct + a/adapter.gguf"
 
 
 def test_folders_are_written_out_in_full(tmp_path: Path) -> None:
