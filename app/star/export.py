@@ -3,7 +3,7 @@
 An adapter that was trained on an embedded model fits the very file that the embedded engine
 loads, so nothing is merged or quantized: the engine adds the adapter to its weights as it decodes.
 Other bases have no file here; for those there are llama.cpp's own `convert_lora_to_gguf.py` and
-`convert_hf_to_gguf.py`, which no package on PyPI brings.
+`convert_hf_to_gguf.py`, which its package `gguf` does not bring.
 """
 
 from __future__ import annotations
