@@ -14,14 +14,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from app.errors import ConfigurationError
-from app.providers.model_files import MODEL_FILES, ModelName, model_path
+from app.model_files import MODEL_FILES, ModelName, model_path
 
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
 WEIGHTS_FILES = (*TOKENIZER_FILES, "*.safetensors")
 CACHE = Path.home() / ".cache" / "starboard"
+# A system text that no template writes by itself.
+MARK = "7f3a9c"
 
 
 def require(what: str, *packages: str, extra: str = "local") -> None:
@@ -72,6 +74,27 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def best_device() -> str:
+    """cuda, mps or cpu, the first there is."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def takes_system(tokenizer: Any) -> bool:
+    """Whether system text reaches the model: some templates refuse it, some drop it."""
+    from jinja2 import TemplateError
+
+    turns = [("system", MARK), ("user", "hello"), ("assistant", "hello")]
+    chat = [{"role": role, "content": content} for role, content in turns]
+    try:
+        return MARK in tokenizer.apply_chat_template(chat, tokenize=False)
+    except TemplateError:
+        return False
 
 
 def base_checkpoint(model: str, cache: Path = CACHE) -> Path:

@@ -135,12 +135,33 @@ EMBEDDED_TERMS: Mapping[EmbeddedModel, str] = {
 
 
 class EmbeddedSpec(_MemberSpec):
-    """A small model in this process. `temperature` and `seed` apply where the prompt has none."""
+    """A small model in this process. `temperature` and `seed` apply where the prompt has none;
+    `adapter` is a LoRA adapter for it, as GGUF."""
 
     provider: Literal["embedded"]
     model: EmbeddedModel = "smollm2-135m-instruct"
+    adapter: Path | None = None
     temperature: float = Field(default=0.0, ge=0, le=2)
     seed: int = 7
+
+
+class LocalSpec(_MemberSpec):
+    """A model in this process on torch; needs the extra `local`.
+
+    `model` is a folder, a hub id (downloaded on first use) or the name of an embedded model;
+    `adapter` is the folder of a LoRA adapter for it. `temperature` and `seed` apply where the
+    prompt has none; prompt and reply have `context_tokens` together.
+    """
+
+    provider: Literal["local"]
+    model: Model
+    adapter: Path | None = None
+    device: str | None = None
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    seed: int = 7
+    context_tokens: int | None = Field(default=None, ge=64)
+    batch_tokens: int = Field(default=16_384, ge=1)
+    queue_limit: int = Field(default=256, ge=1)
 
 
 class ScriptedSpec(_MemberSpec):
@@ -159,6 +180,7 @@ ProviderSpec = Annotated[
     | MistralSpec
     | OpenAICompatibleSpec
     | EmbeddedSpec
+    | LocalSpec
     | ScriptedSpec,
     Field(discriminator="provider"),
 ]
@@ -272,6 +294,13 @@ class EngineSettings(_Spec):
     cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "starboard")
 
 
+def signature(spec: ProviderSpec) -> str:
+    """What replies are signed with: the model, and the end of its adapter's path."""
+    if isinstance(spec, EmbeddedSpec | LocalSpec) and spec.adapter:
+        return f"{spec.model} + {'/'.join(spec.adapter.parts[-2:])}"
+    return spec.model
+
+
 @dataclass(frozen=True)
 class Seat:
     """A member as configured. `why_not` is None if it sits, else the reason it does not."""
@@ -282,12 +311,14 @@ class Seat:
 
     @property
     def model(self) -> str:
-        return self.spec.model
+        return signature(self.spec)
 
     @property
     def terms(self) -> str | None:
         """What the user of an embedded model agrees to; None for others."""
-        return EMBEDDED_TERMS[self.spec.model] if isinstance(self.spec, EmbeddedSpec) else None
+        if not isinstance(self.spec, EmbeddedSpec | LocalSpec):
+            return None
+        return next((EMBEDDED_TERMS[n] for n in EMBEDDED_TERMS if n == self.spec.model), None)
 
     @property
     def from_vendor(self) -> bool:
@@ -472,7 +503,7 @@ class Settings(BaseSettings):
                 key, base_url = self.mistral_api_key, self.mistral_base_url
             case OpenAICompatibleSpec():
                 key, base_url = _key_of(spec.api_key_env), None
-            case EmbeddedSpec() | ScriptedSpec():
+            case EmbeddedSpec() | LocalSpec() | ScriptedSpec():
                 return spec
         models = {
             "claude": self.claude_model,

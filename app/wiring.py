@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 import httpx2
@@ -26,6 +27,7 @@ from app.settings import (
     GoogleSpec,
     JudgeScorerSpec,
     LocalScorerSpec,
+    LocalSpec,
     MistralSpec,
     NvidiaScorerSpec,
     OpenAICompatibleSpec,
@@ -37,13 +39,14 @@ from app.settings import (
     Seat,
     Settings,
     missing_key,
+    signature,
 )
 from app.standing import Standing, open_standing
 from app.store import AnswerStore
 
 if TYPE_CHECKING:
+    from app.model_files import ModelName
     from app.providers.embedded import Engine
-    from app.providers.model_files import ModelName
 
 
 @dataclass(frozen=True)
@@ -83,22 +86,23 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
 @dataclass(frozen=True)
 class Engines:
-    """The embedded engines of one process: one for each model file, however many seats."""
+    """The embedded engines of one process: one for each file, however many seats."""
 
     settings: EngineSettings
     stack: AsyncExitStack
-    _open: dict[ModelName, Engine] = field(default_factory=dict)
+    _open: dict[tuple[ModelName, Path | None], Engine] = field(default_factory=dict)
 
-    async def get(self, model: ModelName) -> Engine:
-        if model not in self._open:
-            self._open[model] = await asyncio.to_thread(self._load, model)
-            self.stack.push_async_callback(asyncio.to_thread, self._open[model].close)
-        return self._open[model]
+    async def get(self, model: ModelName, adapter: Path | None = None) -> Engine:
+        key = model, adapter
+        if key not in self._open:
+            self._open[key] = await asyncio.to_thread(self._load, model, adapter)
+            self.stack.push_async_callback(asyncio.to_thread, self._open[key].close)
+        return self._open[key]
 
-    def _load(self, model: ModelName) -> Engine:
+    def _load(self, model: ModelName, adapter: Path | None) -> Engine:
         try:
+            from app.model_files import model_path
             from app.providers.embedded import Engine, default_threads
-            from app.providers.model_files import model_path
         except ImportError as error:
             hint = "on Debian and Ubuntu: apt-get install libgomp1"
             raise ConfigurationError(
@@ -110,6 +114,7 @@ class Engines:
             threads=self.settings.threads or default_threads(),
             slots=self.settings.slots,
             context_tokens=self.settings.context_tokens,
+            adapter=adapter,
         )
 
 
@@ -152,10 +157,36 @@ async def build_provider(
             url = str(spec.base_url).rstrip("/")
             return OpenAICompatibleProvider(name, spec.model, url, _key(spec) or None, http)
         case EmbeddedSpec():
+            from app.model_files import MODEL_FILES
             from app.providers.embedded import EmbeddedProvider
 
-            engine = await engines.get(spec.model)
-            return EmbeddedProvider(name, spec.model, engine, spec.temperature, spec.seed)
+            engine = await engines.get(spec.model, spec.adapter)
+            return EmbeddedProvider(
+                name,
+                signature(spec),
+                engine,
+                spec.temperature,
+                spec.seed,
+                MODEL_FILES[spec.model].chat,
+            )
+        case LocalSpec():
+            from app.providers.local import open_local
+
+            return await engines.stack.enter_async_context(
+                open_local(
+                    name,
+                    spec.model,
+                    spec.adapter,
+                    model=signature(spec),
+                    device=spec.device,
+                    temperature=spec.temperature,
+                    seed=spec.seed,
+                    context_tokens=spec.context_tokens,
+                    batch_tokens=spec.batch_tokens,
+                    queue_limit=spec.queue_limit,
+                    cache=settings.engine.cache_dir,
+                )
+            )
         case ScriptedSpec():
             from app.providers.scripted import ScriptedProvider
 

@@ -22,7 +22,6 @@ import xllamacpp
 from app.domain import Completion, Prompt, Usage
 from app.errors import ConfigurationError, UpstreamError
 from app.providers.http import completion
-from app.providers.model_files import MODEL_FILES, ModelName
 from app.providers.openai_compatible import FINISH_REASONS, chat_body
 
 
@@ -53,12 +52,24 @@ class Engine:
     """One loaded model file. `slots` prompts are decoded as one batch; further ones queue.
 
     Threads wait for the C++ engine, which releases the interpreter lock, so the event loop goes
-    on. `context_tokens` is per slot. Close with `close()`.
+    on. `context_tokens` is per slot; `adapter` is a LoRA adapter as GGUF. Close with `close()`.
     """
 
-    def __init__(self, path: Path, *, threads: int, slots: int, context_tokens: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int,
+        slots: int,
+        context_tokens: int,
+        adapter: Path | None = None,
+    ) -> None:
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
+        if adapter is not None:
+            if not adapter.is_file():
+                raise ConfigurationError(f"{adapter}, an adapter, is no file")
+            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
         params.n_parallel = slots
         params.n_ctx = slots * context_tokens
         params.cpuparams.n_threads = threads
@@ -73,7 +84,8 @@ class Engine:
         try:
             self._server = xllamacpp.Server(params)
         except RuntimeError as error:
-            raise ConfigurationError(f"{path} cannot be loaded: {error}") from error
+            what = f"{path} with {adapter}" if adapter else path
+            raise ConfigurationError(f"{what} cannot be loaded: {error}") from error
         # One token, so that the engine's own thread is surely at work: an engine that is closed
         # before its thread has begun waits for it for ever.
         self._server.handle_completions({"prompt": "a", "n_predict": 1})
@@ -115,18 +127,22 @@ class Engine:
 
 @dataclass(frozen=True)
 class EmbeddedProvider:
-    """A seat on an embedded model. `temperature` applies where the prompt sets none."""
+    """A seat on an embedded model. `temperature` applies where the prompt sets none.
+
+    `chat` is False for a base model without a chat template.
+    """
 
     name: str
-    model: ModelName
+    model: str
     engine: Engine
     temperature: float = 0.0
     seed: int = 7
+    chat: bool = True
 
     async def complete(self, prompt: Prompt) -> Completion:
         warmth = self.temperature if prompt.temperature is None else prompt.temperature
         sampling = {"temperature": warmth, "seed": self.seed + prompt.sample}
-        if MODEL_FILES[self.model].chat:
+        if self.chat:
             body = {**chat_body(self.model, prompt), **sampling}
             generation = await self.engine.generate("chat", body)
         else:

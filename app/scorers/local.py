@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.checkpoints import WEIGHTS_FILES, fetch, quiet, require
+from app.batching import MicroBatcher
+from app.checkpoints import WEIGHTS_FILES, best_device, fetch, quiet, require
 from app.domain import Completion, Prompt, Score, ScorerInfo
 from app.errors import ConfigurationError, UpstreamError, boundary
-from app.scorers.batching import MicroBatcher
 from app.scorers.heads import ARMORM, Head, head_of
 from app.scorers.reading import Reader, Reading, open_reader
 
@@ -144,15 +144,6 @@ def _head(folder: Path) -> tuple[Head, float]:
             " the five attributes or one output"
         )
     return head, resolution
-
-
-def best_device() -> str:
-    """cuda, mps or cpu, the first there is."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.checkpoints import takes_system
 from app.domain import Completion, Prompt
 from app.errors import ConfigurationError
 
@@ -20,7 +21,6 @@ from app.errors import ConfigurationError
 MAX_TOKENS = 16_384
 # Share of the limit that a reply may take; the rest is the prompt's.
 REPLY_SHARE = 0.75
-MARK = "7f3a9c"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def open_reader(folder: Path, *, max_tokens: int | None, pairs: bool, trust: boo
         )
     limit = min(max_tokens or MAX_TOKENS, tokenizer.model_max_length, _positions(folder))
     templated = bool(tokenizer.chat_template)
-    return Reader(tokenizer, limit, templated and _takes_system(tokenizer), not templated)
+    return Reader(tokenizer, limit, templated and takes_system(tokenizer), not templated)
 
 
 def _positions(folder: Path) -> int:
@@ -142,15 +142,3 @@ def _positions(folder: Path) -> int:
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return int(config.get("max_position_embeddings", MAX_TOKENS))
-
-
-def _takes_system(tokenizer: Any) -> bool:
-    """Whether system text reaches the model: some templates refuse it, some drop it."""
-    from jinja2 import TemplateError
-
-    turns = [("system", MARK), ("user", "hello"), ("assistant", "hello")]
-    chat = [{"role": role, "content": content} for role, content in turns]
-    try:
-        return MARK in tokenizer.apply_chat_template(chat, tokenize=False)
-    except TemplateError:
-        return False

@@ -25,12 +25,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from app.checkpoints import base_checkpoint, last_checkpoint, quiet, require, weights_sha256
+from app.checkpoints import (
+    base_checkpoint,
+    best_device,
+    last_checkpoint,
+    quiet,
+    require,
+    weights_sha256,
+)
 from app.domain import ATTRIBUTES, Completion
 from app.errors import ConfigurationError
 from app.runs import begin, write_text
 from app.scorers.examples import Example, Labels, prompt_key, split, with_spoiled
-from app.scorers.local import RESOLUTION_KEY, best_device, collated
+from app.scorers.local import RESOLUTION_KEY, collated
 from app.scorers.reading import Reader, Reading, open_reader
 
 Tune = Literal["lora", "head"]

@@ -8,19 +8,21 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from app import model_files
 from app.domain import Prompt
 from app.errors import ConfigurationError, UpstreamError
-from app.providers import embedded, model_files
+from app.model_files import ModelFile, ModelName, model_path
+from app.providers import embedded
 from app.providers.embedded import (
     EmbeddedProvider,
     Engine,
     default_threads,
 )
-from app.providers.model_files import ModelFile, ModelName, model_path
 from tests.samples import prompt
 
 MODEL: ModelName = "smollm2-135m-instruct"
@@ -117,13 +119,10 @@ async def test_the_engine_s_own_port_is_locked(engine: Engine) -> None:
         caught.value.close()
 
 
-async def test_a_base_model_is_shown_questions_and_answers(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_base_model_is_shown_questions_and_answers(engine: Engine) -> None:
     """On SmolLM2's file, run without its chat template as a base model is."""
-    base = ModelFile(model_files.MODEL_FILES[MODEL].parts, install="", sha256="", chat=False)
-    monkeypatch.setattr(embedded, "MODEL_FILES", {MODEL: base})
-    done = await seat(engine).complete(short("What colour is grass?", 16))
+    base = replace(seat(engine), chat=False)
+    done = await base.complete(short("What colour is grass?", 16))
     assert done.text
     assert "Question:" not in done.text
 

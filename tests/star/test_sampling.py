@@ -75,16 +75,16 @@ def test_a_sliding_window_changes_nothing(tmp_path: Path, family: str, window: i
 def test_what_is_shared_is_run_once(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = open_local_sampler(str(llama), batch=2)
     seen: list[int] = []
-    forward = sampler.model.forward
+    forward = sampler.language_model.network.forward
 
     def counted(*arguments: object, **named: torch.Tensor) -> object:
         seen.append(named["input_ids"].numel())
         return forward(*arguments, **named)
 
-    monkeypatch.setattr(sampler.model, "forward", counted)
+    monkeypatch.setattr(sampler.language_model.network, "forward", counted)
     prompts = [asked(question, tokens=1) for question in QUESTIONS]
     sampler.completions(prompts)
-    alone = sum(len(sampler.tokenizer.encode(question)) for question in QUESTIONS)
+    alone = sum(len(sampler.language_model.tokenizer.encode(question)) for question in QUESTIONS)
     assert seen[0] > 30  # the worked examples
     assert sum(seen[1:]) < 2 * alone + 5 * len(QUESTIONS)
 
@@ -141,10 +141,14 @@ def test_an_empty_reply_is_a_failure_in_its_place(llama: Path) -> None:
     before = sampler.completions(prompts)
     with torch.inference_mode():
         firsts = [
-            int(sampler.model(torch.tensor([sampler._encoded(p)])).logits[0, -1].argmax())
+            int(
+                sampler.language_model.network(torch.tensor([sampler.language_model.ids(p)]))
+                .logits[0, -1]
+                .argmax()
+            )
             for p in prompts
         ]
-    sampler.model.generation_config.eos_token_id = [END, firsts[2]]
+    sampler.language_model.network.generation_config.eos_token_id = [END, firsts[2]]
     after = sampler.completions(prompts)
     ends = [first == firsts[2] for first in firsts]
     assert [isinstance(one, Failure) for one in after] == ends
@@ -159,7 +163,7 @@ def test_a_base_without_a_chat_template_gets_a_plain_one(tmp_path: Path) -> None
     folder = save_causal(tmp_path / "m", "llama")
     (folder / "chat_template.jinja").unlink()
     sampler = open_local_sampler(str(folder))
-    encoded = sampler.tokenizer.decode(sampler._encoded(asked("What?")))
+    encoded = sampler.language_model.tokenizer.decode(sampler.language_model.ids(asked("What?")))
     assert encoded.endswith(" No.<end>\n\nQuestion: What?\nAnswer:")
     assert isinstance(sampler, LocalSampler)
 

@@ -91,9 +91,9 @@ def test_the_loss_is_on_completions_alone(tmp_path: Path) -> None:
     assert found.text == "one"
     import torch
 
-    ids = sampler._encoded(Prompt((Message("user", "0 zzzz"),)))
+    ids = sampler.language_model.ids(Prompt((Message("user", "0 zzzz"),)))
     with torch.inference_mode():
-        logits = sampler.model(torch.tensor([ids])).logits[0, :-1]
+        logits = sampler.language_model.network(torch.tensor([ids])).logits[0, :-1]
     places = [place for place, token in enumerate(ids[1:]) if token == ids[-3]]
     assert len(places) == 4
     chance = logits.softmax(-1)[places, ids[-3]]

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.batching import MicroBatcher, _Waiting, bucketed
 from app.errors import UpstreamError
-from app.scorers.batching import MicroBatcher, _Waiting, bucketed
 
 FULLNESS = 0.8
 
