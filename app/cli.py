@@ -214,12 +214,13 @@ def models(as_json: AsJson = False) -> None:
         typer.echo(json.dumps({"members": [seat.model_dump() for seat in seats]}, indent=2))
         return
     table = Table(box=None)
-    for heading in ("seat", "provider", "model", "sits", "why not", "wins", "terms"):
+    for heading in ("seat", "provider", "model", "sits", "why not", "wins", "trainable", "terms"):
         table.add_column(heading, overflow="fold")
     for seat in seats:
         sits = "[green]yes" if seat.seated else "[dim]no"
         row = (seat.name, seat.provider, seat.model, sits, seat.why_not or "", _wins(seat))
-        table.add_row(*row, seat.terms or "", style="" if seat.seated else "dim")
+        may_train = "yes" if seat.trainable else "no"
+        table.add_row(*row, may_train, seat.terms or "", style="" if seat.seated else "dim")
     out.print(table)
     scorers = ", then ".join(_scorer_line(spec) for spec in settings.ladder)
     ties = "the seat higher up"
