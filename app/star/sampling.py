@@ -161,7 +161,8 @@ def open_local_sampler(
 
     Raises `ConfigurationError` that says what to change.
     """
-    require("sampling", "torch", "transformers", "peft", extra="star")
+    needed = ("torch", "transformers", *(["peft"] if adapter else []))
+    require("sampling", *needed, extra="star")
     import torch
 
     model, tokenizer = open_base(base, adapter)
@@ -176,8 +177,12 @@ def open_local_sampler(
     model.eval().to(device)
     # Set by some models' authors for chats; here a prompt says what it wants.
     model.generation_config.update(top_p=None, top_k=None, temperature=None, do_sample=False)
-    name = f"{base} + {adapter.parent.name}" if adapter else base
-    return LocalSampler(name, model, tokenizer, seed, batch)
+    return LocalSampler(sampler_name(base, adapter), model, tokenizer, seed, batch)
+
+
+def sampler_name(base: str, adapter: Path | None) -> str:
+    """Who wrote it: the base, and the stage whose adapter it has."""
+    return f"{base} + {adapter.parent.name}" if adapter else base
 
 
 def open_base(base: str, adapter: Path | None = None, *, four_bit: bool = False) -> tuple[Any, Any]:
