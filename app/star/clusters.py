@@ -49,21 +49,31 @@ class RaySampler:
         return sampler_name(self.base, self.adapter)
 
     async def sample(self, shards: Shards) -> AsyncGenerator[tuple[int, list[Outcome]], None]:
-        """Raises `ConfigurationError` if the workers cannot go on."""
+        """Raises `ConfigurationError` if the workers cannot go on. To cancel this takes until the
+        next shard is done."""
         require("sampling on a cluster", "ray", "ray.data", extra="ray")
         import ray
 
         ours = not ray.is_initialized()
         if ours:
             await asyncio.to_thread(self._connect)
+        rows = self._begun(shards)
+        coming: asyncio.Future[Mapping[str, Any] | None] | None = None
         try:
-            rows = await asyncio.to_thread(self._begun, shards)
-            while (row := await asyncio.to_thread(_next, rows)) is not None:
+            while True:
+                coming = asyncio.ensure_future(asyncio.to_thread(next, rows, None))
+                row = await asyncio.shield(coming)
+                if row is None:
+                    return
                 yield row["number"], pickle.loads(row["outcomes"])  # noqa: S301 - our own workers'
         except ray.exceptions.RayError as error:
             said = str(error).strip().splitlines()[-1]
             raise ConfigurationError(f"the workers of {self.name} cannot go on: {said}") from error
         finally:
+            # Ray ends the process if it is shut down under a thread that still waits for it.
+            if coming is not None:
+                await asyncio.wait([coming])
+            del rows
             if ours:
                 ray.shutdown()
 
@@ -122,7 +132,3 @@ class _Worker:
             for prompts in rows["prompts"]
         ]
         return {"number": rows["number"], "outcomes": outcomes}
-
-
-def _next(rows: Iterator[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    return next(rows, None)
