@@ -33,6 +33,8 @@ class RaySampler:
 
     `address` is that of a running cluster; None starts one on this machine alone, and ends it with
     the iteration. A cluster that the process is already connected to is used, and left as it is.
+    Ray listens on the network, and whoever it lets in runs what he likes: it asks for the token in
+    `~/.ray/auth_token`, which it makes, unless RAY_AUTH_MODE says otherwise.
     """
 
     base: str
@@ -49,24 +51,29 @@ class RaySampler:
         return sampler_name(self.base, self.adapter)
 
     async def sample(self, shards: Shards) -> AsyncGenerator[tuple[int, list[Outcome]], None]:
-        """Raises `ConfigurationError` if the workers cannot go on. To cancel this takes until the
-        next shard is done."""
+        """Raises `ConfigurationError` if there is no cluster, or its workers cannot go on.
+
+        To cancel this takes until the next shard is done.
+        """
         require("sampling on a cluster", "ray", "ray.data", extra="ray")
         import ray
 
+        if not shards:
+            return
         ours = not ray.is_initialized()
-        if ours:
-            await asyncio.to_thread(self._connect)
-        rows = self._begun(shards)
+        rows: Iterator[Mapping[str, Any]] = iter(())
         coming: asyncio.Future[Mapping[str, Any] | None] | None = None
         try:
+            if ours:
+                self._connect()
+            rows = self._begun(shards)
             while True:
                 coming = asyncio.ensure_future(asyncio.to_thread(next, rows, None))
                 row = await asyncio.shield(coming)
                 if row is None:
                     return
                 yield row["number"], pickle.loads(row["outcomes"])  # noqa: S301 - our own workers'
-        except ray.exceptions.RayError as error:
+        except (ray.exceptions.RayError, ConnectionError) as error:
             said = str(error).strip().splitlines()[-1]
             raise ConfigurationError(f"the workers of {self.name} cannot go on: {said}") from error
         finally:
@@ -89,14 +96,13 @@ class RaySampler:
             num_cpus=max(1, round(self.workers * self.cpus)),
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
-            _node_ip_address="127.0.0.1",
             **quiet,
         )
 
     def _begun(self, shards: Shards) -> Iterator[Mapping[str, Any]]:
         import ray.data
 
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             # What Ray (2.60) says of its own defaults.
             warnings.simplefilter("ignore", DeprecationWarning)
