@@ -74,7 +74,7 @@ def processes(name: str = "") -> list[psutil.Process]:
 
 def nothing_is_left(before: set[int]) -> bool:
     """Whether all processes that a cluster started have gone, after a while at most."""
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while {process.pid for process in processes()} - before:
         if time.monotonic() > until:
             return False
