@@ -136,10 +136,3 @@ async def test_nothing_to_sample_starts_nothing(base: str) -> None:
     async for _ in RaySampler(base).sample({}):
         raise AssertionError
     assert not ray.is_initialized()
-
-
-async def test_a_cluster_that_is_not_there_is_named(base: str) -> None:
-    with pytest.raises(ConfigurationError, match="cannot go on"):
-        async for _ in RaySampler(base, address="127.0.0.1:1").sample(SHARDS):
-            pass
-    assert not ray.is_initialized()
