@@ -7,9 +7,7 @@ stored answer; whoever streams draws the events.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-import random
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -18,8 +16,6 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import takewhile
 from typing import Protocol, TypeVar
-
-import stamina
 
 from app.domain import (
     Answer,
@@ -50,12 +46,11 @@ from app.errors import (
     NoCandidateError,
     StoreError,
     UpstreamError,
-    as_failure,
-    boundary,
 )
 from app.extraction import agreement
 from app.fusion import fusion_prompt
 from app.providers import Provider
+from app.retries import Retries, limited
 from app.scorers import Scorer
 from app.scorers.ladder import Descent, Ladder
 from app.selection import STRATEGIES
@@ -63,14 +58,9 @@ from app.standing import Standing
 
 T = TypeVar("T")
 
-log = logging.getLogger("starboard")
-
-ATTEMPTS = 2
-# Seconds before the second attempt where the upstream names none: drawn at random, so that
-# callers who failed together do not come back together.
-BACKOFF_S = (0.1, 0.3)
 # A longer wait than this is not worth holding the others' replies for.
 LONGEST_WAIT_S = 5.0
+RETRIES = Retries(attempts=2, backoff_s=(0.1, 0.3), longest_wait_s=LONGEST_WAIT_S)
 STORE_GRACE_S = 5.0
 COMPARABLE_WITHIN_ONE_PROMPT = "one reward without attributes: comparable within one prompt only"
 NOTHING_TO_SCORE = Score(Failure("bad_reply", "the reply is empty: there is nothing to score"))
@@ -420,7 +410,7 @@ async def _with_extracted(
 
 @dataclass(frozen=True)
 class _Run:
-    """The clock of one run, and the one place where calls are limited and retried."""
+    """The clock of one run, by which its calls are limited and retried."""
 
     started: float
     deadline_s: float
@@ -432,44 +422,20 @@ class _Run:
 
     async def call(self, name: str, call: Callable[[], Awaitable[T]]) -> T | Failure:
         """The call's result, or its failure after the retry that the policy allows."""
-        policy = stamina.retry_context(on=self._wait_before_retry, attempts=ATTEMPTS, timeout=None)
-        try:
-            async for attempt in policy:
-                with attempt:
-                    return await self._attempt(name, call)
-        except UpstreamError as error:
-            # Never the text of the error or of its cause: they may quote keys and prompts.
-            cause = type(error.__cause__).__name__ if error.__cause__ else "no exception"
-            log.warning("%s failed: %s (%s)", name, error.kind, cause)
-            return as_failure(error)
-        raise AssertionError("the retry policy ends in a result or an error")
+        return await RETRIES.outcome(
+            name, lambda: self._attempt(name, call), lambda: self.remaining_s
+        )
 
     async def _attempt(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
         limit = min(self.timeout_s, self.remaining_s)
         if limit <= 0:
             raise _out_of_time(name, self.deadline_s)
         try:
-            async with asyncio.timeout(limit) as clock:
-                with boundary(name):
-                    return await call()
-        except TimeoutError as error:
-            if self.remaining_s <= 0:
-                raise _out_of_time(name, self.deadline_s) from error
-            assert clock.expired()
-            raise UpstreamError("timeout", f"{name}: no reply in {limit:g} s") from error
-
-    def _wait_before_retry(self, error: Exception) -> bool | float:
-        """Seconds to wait before what may pass is tried again; False if it is not to be.
-
-        The upstream's own wish counts (`Retry-After`), as long as it is short and ends before
-        the deadline; otherwise the failure stands as it is.
-        """
-        if not isinstance(error, UpstreamError) or not error.retryable:
-            return False
-        wait = error.retry_after_s
-        if wait is None:
-            wait = random.uniform(*BACKOFF_S)  # noqa: S311 - no secret depends on it
-        return wait if wait < min(self.remaining_s, LONGEST_WAIT_S) else False
+            return await limited(name, call, limit)
+        except UpstreamError as error:
+            if error.kind == "timeout" and self.remaining_s <= 0:
+                raise _out_of_time(name, self.deadline_s) from error.__cause__
+            raise
 
 
 def new_id(kind: str) -> str:

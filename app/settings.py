@@ -89,7 +89,10 @@ class _KeyedSpec(_Spec):
 
 
 class _MemberSpec(_Spec):
+    """`trainable`: whether its terms let its replies train a model; None: see `Seat.trainable`."""
+
     enabled: bool = True
+    trainable: bool | None = None
 
 
 class _RemoteSpec(_MemberSpec, _KeyedSpec):
@@ -319,6 +322,15 @@ class Seat:
         if not isinstance(self.spec, EmbeddedSpec | LocalSpec):
             return None
         return next((EMBEDDED_TERMS[n] for n in EMBEDDED_TERMS if n == self.spec.model), None)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether its replies may train a model: as the operator says, else only where we know the
+        terms and they ask for nothing. Vendors forbid it or tie it to conditions, Gemma's terms
+        pass on to what its outputs train, and what stands behind a host we cannot know."""
+        if self.spec.trainable is not None:
+            return self.spec.trainable
+        return self.terms == "Apache-2.0" or isinstance(self.spec, ScriptedSpec)
 
     @property
     def from_vendor(self) -> bool:

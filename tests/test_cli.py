@@ -101,6 +101,7 @@ def test_models_shows_who_sits_and_who_does_not() -> None:
     seats = {seat["name"]: seat for seat in json.loads(run("models", "--json"))["members"]}
     assert seats["a"]["seated"]
     assert not seats["claude"]["seated"]
+    assert (seats["a"]["trainable"], seats["claude"]["trainable"]) == (True, False)
 
 
 @pytest.mark.usefixtures("board")

@@ -261,3 +261,22 @@ def test_a_scorer_named_in_the_environment_keeps_its_table(
     assert isinstance(first, NvidiaScorerSpec)
     assert (str(first.base_url), first.resolution) == ("http://nim:8000/", 0.5)
     assert second.kind == "embedded"
+
+
+def test_only_what_is_known_to_be_free_may_train_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+    host = {"provider": "openai_compatible", "model": "m", "base_url": "http://host/v1"}
+    found = settings(
+        members={
+            "gemma-270m": {"provider": "embedded", "model": "gemma-3-270m"},
+            "pinned": {"provider": "google_generativeai"},
+            "host": host,
+            "mine": {**host, "trainable": True},
+            "mistral": {"trainable": True},
+            "smollm2-warm": {"trainable": False},
+            "canned": {"provider": "scripted", "reply": "1"},
+        }
+    )
+    may_train = {seat.name for seat in found.seats if seat.trainable}
+    assert may_train == {"smollm2", "mine", "mistral", "canned"}
+    assert len(found.seats) == 10

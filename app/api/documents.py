@@ -401,6 +401,7 @@ class SeatDocument(BaseModel):
     why_not: str | None
     healthy: bool | None
     terms: str | None
+    trainable: bool = Field(description="Whether its replies may train a model (STaR's teachers).")
     win_rate: float | None = Field(
         description="Share of the answers it competed in where its reply had the highest reward; "
         "null if there are fewer than `standing_min`, or if it is not known."
@@ -478,6 +479,7 @@ def seat_document(
         why_not=seat.why_not,
         healthy=healthy,
         terms=seat.terms,
+        trainable=seat.trainable,
         win_rate=rate.share if rate and rate.competed >= standing_min else None,
         competed=rate.competed if rate else None,
     )

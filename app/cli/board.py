@@ -152,26 +152,28 @@ def show_scores(replies: list[str], document: ScoresDocument) -> None:
 async def show_models(*, as_json: bool) -> None:
     """Who sits on the board, who does not and why, and each member's win rate."""
     board = settings()
-    rates = await _win_rates(board) or {}
+    known = await _win_rates(board)
+    rates = known or {}
     fewest = board.standing_min
     seats = [seat_document(seat, rates.get(seat.name), fewest) for seat in board.seats]
     if as_json:
         typer.echo(json.dumps({"members": [seat.model_dump() for seat in seats]}, indent=2))
         return
     table = Table(box=None)
-    for heading in ("seat", "provider", "model", "sits", "why not", "wins", "terms"):
+    for heading in ("seat", "provider", "model", "sits", "why not", "wins", "trainable", "terms"):
         table.add_column(heading, overflow="fold")
     for seat in seats:
         sits = "[green]yes" if seat.seated else "[dim]no"
         row = (seat.name, seat.provider, seat.model, sits, seat.why_not or "", _wins(seat))
-        table.add_row(*row, seat.terms or "", style="" if seat.seated else "dim")
+        may_train = "yes" if seat.trainable else "no"
+        table.add_row(*row, may_train, seat.terms or "", style="" if seat.seated else "dim")
     out.print(table)
     scorers = ", then ".join(_scorer_line(spec) for spec in board.ladder)
     ties = "the seat higher up"
     if board.standing == "wins":
         short = any(seat.seated and seat.win_rate is None for seat in seats)
         until = f", until every member asked has competed in {fewest} answers"
-        ties = ties + until if short else "the higher win rate"
+        ties = "the higher win rate" if not short else ties + (until if known else "")
     out.print(f"Ties go to {ties}. Scorer: {scorers}.")
 
 

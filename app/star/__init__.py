@@ -20,4 +20,8 @@ Where we depart from the paper:
    permutation of a training sum is tested; the paper splits by row.
 7. Problems without a key, from the store, give rationales labelled "reward-filtered". That is
    best-of-n distillation and no part of STaR; they are never called right.
+8. Other models may write rationales too, if their terms let them train a model: in the first
+   iteration alone, few-shot and without hints, for the same problems, verified like the rest. From
+   the second on the trained model writes alone, as in the paper. With a teacher the first adapter
+   is distilled in part; `by` says from whom.
 """

@@ -6,6 +6,7 @@
     run/direct/                      trained on the answers alone
     run/iteration-1/
         generated.jsonl              what the last model wrote, few-shot for the base
+        generated-by-NAME.jsonl      what each teacher wrote for the same problems
         rationalized.jsonl           the failures again, with a hint
         rationales.jsonl             all of it, verified, with why it was dropped
         training.jsonl, preferences.jsonl
@@ -27,7 +28,8 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import cast
@@ -72,7 +74,7 @@ class Method:
     `per_iteration` problems are drawn for each iteration; None: all. `k` samples a problem are
     drawn at `k_temperature` for pass@k and maj@k; 0: greedy alone. `plateau`: the least gain in
     validation accuracy for which another iteration is begun. `sampling_batch` prompts are decoded
-    at a time; draws at a temperature depend on it.
+    at a time; draws at a temperature depend on it. `teachers` are named here, and given to the run.
     """
 
     base: str
@@ -85,6 +87,7 @@ class Method:
     plateau: float = 0.0
     seed: int = 0
     sampling_batch: int = BATCH
+    teachers: tuple[str, ...] = ()
     shares: Shares = field(default_factory=Shares)
     asking: Asking = field(default_factory=Asking)
     keeping: Keeping = field(default_factory=Keeping)
@@ -92,14 +95,37 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """Another model that writes rationales for the first iteration, few-shot like the base.
+
+    `trainable`: whether the terms it is used under let its replies train a model.
+    """
+
+    trainable: bool
+    open: Callable[[], Sampler]
+
+
+@dataclass(frozen=True)
 class Run:
-    """A run directory that was begun. `tell` hears of progress."""
+    """A run directory that was begun. `tell` hears of progress.
+
+    Raises `ConfigurationError` if a teacher may not train a model.
+    """
 
     folder: Path
     method: Method
     open: Open
     tell: Tell
     problems: Split
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, teacher in self.teachers.items():
+            if not teacher.trainable:
+                raise ConfigurationError(
+                    f"{name} cannot teach: its replies may not train a model. If the terms you"
+                    f" agreed to let them, set `trainable = true` in [members.{name}]"
+                )
 
     def iteration(self, number: int) -> Path:
         return self.folder / f"iteration-{number}"
@@ -124,12 +150,18 @@ class Run:
         problems = self._drawn(number)
         prompts = [p for one in problems for p in bare(one, self._asking, shots=number == 1)]
         path = self.iteration(number) / "generated.jsonl"
-        return self._judged(
-            problems,
-            prompts,
-            await self._sampled(path, prompts, self._writer(number)),
-            "generated",
-        )
+        outcomes = await self._sampled(path, prompts, self._writer(number))
+        found = self._judged(problems, prompts, outcomes, "generated")
+        for place, name in enumerate(self.method.teachers if number == 1 else (), start=1):
+            path = self.iteration(number) / f"generated-by-{name}.jsonl"
+            outcomes = await self._sampled(path, prompts, partial(self._teacher, name))
+            found += [
+                replace(one, sample=one.sample + place * self._asking.samples, by=_by(name, said))
+                for one, said in zip(
+                    self._judged(problems, prompts, outcomes, "generated"), outcomes, strict=True
+                )
+            ]
+        return found
 
     async def rationalize(self, number: int) -> list[Rationale]:
         """All rationales of this iteration: the failures are asked for again with a hint."""
@@ -207,6 +239,11 @@ class Run:
     def _writer(self, number: int) -> Callable[[], Sampler]:
         adapter = None if number == 1 else self.iteration(number - 1) / "adapter"
         return lambda: self.open(adapter)
+
+    def _teacher(self, name: str) -> Sampler:
+        if name not in self.teachers:
+            raise ConfigurationError(f"{name}, a teacher of this run, is not there: see to its row")
+        return self.teachers[name].open()
 
     def _drawn(self, number: int) -> Sequence[Problem]:
         """The problems of an iteration."""
@@ -337,6 +374,7 @@ def begin_run(
     tell: Tell,
     *,
     source: str,
+    teachers: Mapping[str, Teacher] | None = None,
 ) -> Run:
     """Begin a run, or go on with it. The split is fixed here, before the first iteration.
 
@@ -345,6 +383,7 @@ def begin_run(
     Raises `ConfigurationError` if the folder holds another run, `DataError` if a part is empty.
     """
     parts = split(problems, method.shares)
+    run = Run(folder, method, opened, tell, parts, teachers or {})
     for part in PARTS:
         if not getattr(parts, part):
             raise DataError(f"no problem is left for {part}: more problems, or other shares, help")
@@ -366,10 +405,12 @@ def begin_run(
     (folder / "problems").mkdir(exist_ok=True)
     for part in PARTS:
         write_rows(folder / "problems" / f"{part}.jsonl", map(as_row, getattr(parts, part)))
-    return Run(folder, method, opened, tell, parts)
+    return run
 
 
-def open_run(folder: Path, opened: Open, tell: Tell) -> Run:
+def open_run(
+    folder: Path, opened: Open, tell: Tell, *, teachers: Mapping[str, Teacher] | None = None
+) -> Run:
     """Go on with a run that stands in a folder, by its own manifest.
 
     Raises `ConfigurationError` if there is none.
@@ -381,6 +422,7 @@ def open_run(folder: Path, opened: Open, tell: Tell) -> Run:
     method = Method(
         **said
         | {
+            "teachers": tuple(said["teachers"]),
             "shares": Shares(**said["shares"]),
             "asking": Asking(**said["asking"]),
             "keeping": Keeping(**said["keeping"]),
@@ -388,7 +430,7 @@ def open_run(folder: Path, opened: Open, tell: Tell) -> Run:
         }
     )
     parts = {part: tuple(read_problems(folder / "problems" / f"{part}.jsonl")) for part in PARTS}
-    return Run(folder, method, opened, tell, Split(**parts))
+    return Run(folder, method, opened, tell, Split(**parts), teachers or {})
 
 
 def promoted(folder: Path) -> list[int]:
@@ -416,6 +458,10 @@ def unfinished(folder: Path) -> int:
         for number in itertools.count(1)
         if not (folder / f"iteration-{number}" / "promotion.json").is_file()
     )
+
+
+def _by(teacher: str, outcome: Outcome) -> str:
+    return f"{teacher} ({outcome.model})" if isinstance(outcome, Completion) else teacher
 
 
 def _rationales(path: Path) -> list[Rationale]:

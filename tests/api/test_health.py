@@ -75,6 +75,7 @@ async def test_models_say_who_does_not_sit_and_why(client: httpx2.AsyncClient) -
     assert seats["a"]["seated"]
     assert seats["claude"]["why_not"] == "not named in board"
     assert seats["smollm2"]["terms"] == "Apache-2.0"
+    assert (seats["smollm2"]["trainable"], seats["claude"]["trainable"]) == (True, False)
     assert document["scorer"]["name"] == "scripted"
 
 

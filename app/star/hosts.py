@@ -1,0 +1,92 @@
+"""A provider as a sampler: any member of the board, or any OpenAI-compatible host.
+
+So many prompts are under way at a time, whatever shards they belong to, and a shard is given back
+when its last prompt is done. What may pass is tried again for some minutes; what then still fails
+is a `Failure` in its place. Draws are the host's own: a shard sampled again reads otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+
+from app.domain import Failure, Prompt
+from app.errors import RETRYABLE, ConfigurationError
+from app.providers import Provider
+from app.retries import Retries, limited
+from app.star.sampling import Outcome, Shards
+
+CONCURRENCY = 16
+TIMEOUT_S = 120.0
+# Some three minutes in all, where the host names no wait. Nobody waits for one reply here, and a
+# limit by the minute is over within the longest wait.
+RETRIES = Retries(attempts=8, backoff_s=(1.0, 2.0), longest_wait_s=120.0)
+# What says nothing of the prompt: the host is down, or does not let us in.
+OF_THE_HOST = RETRYABLE | {"auth"}
+
+
+@dataclass(frozen=True)
+class HostSampler:
+    """`timeout_s` limits one attempt. Cancelling the iteration cancels every call under way.
+
+    A shard of which the host answered nothing at all is not given back, it raises
+    `ConfigurationError`: rows that only say that a host was down would stand for good.
+    """
+
+    provider: Provider
+    concurrency: int = CONCURRENCY
+    timeout_s: float = TIMEOUT_S
+    retries: Retries = RETRIES
+
+    @property
+    def name(self) -> str:
+        return self.provider.name
+
+    async def sample(self, shards: Shards) -> AsyncGenerator[tuple[int, list[Outcome]], None]:
+        found: dict[int, dict[int, Outcome]] = {number: {} for number in shards}
+        done: asyncio.Queue[int] = asyncio.Queue()
+        for number, prompts in shards.items():
+            if not prompts:
+                done.put_nowait(number)
+        waiting = (
+            (number, place, prompt)
+            for number, prompts in shards.items()
+            for place, prompt in enumerate(prompts)
+        )
+
+        async def work() -> None:
+            for number, place, prompt in waiting:
+                found[number][place] = await self._outcome(prompt)
+                if len(found[number]) == len(shards[number]):
+                    done.put_nowait(number)
+
+        prompts_in_all = sum(map(len, shards.values()))
+        workers = [
+            asyncio.create_task(work()) for _ in range(min(self.concurrency, prompts_in_all))
+        ]
+        try:
+            for _ in shards:
+                number = await done.get()
+                outcomes = found.pop(number)
+                in_order = [outcomes[place] for place in range(len(outcomes))]
+                self._refuse_silence(in_order)
+                yield number, in_order
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _outcome(self, prompt: Prompt) -> Outcome:
+        return await self.retries.outcome(
+            self.name,
+            lambda: limited(self.name, lambda: self.provider.complete(prompt), self.timeout_s),
+        )
+
+    def _refuse_silence(self, outcomes: Sequence[Outcome]) -> None:
+        failures = [one for one in outcomes if isinstance(one, Failure) and one.kind in OF_THE_HOST]
+        if outcomes and len(failures) == len(outcomes):
+            raise ConfigurationError(
+                f"{self.name} answered none of {len(outcomes)} prompts ({failures[0].message}):"
+                " see that it is up and lets us in, then give the same command again"
+            )
