@@ -362,7 +362,9 @@ def _show(folder: Path) -> None:
     from app.star.report import results, share
 
     found = results(folder)
-    table = Table("model", "accuracy on test problems, 95 %", box=None)
+    table = Table(box=None)
+    table.add_column("model", no_wrap=True)
+    table.add_column("test problems right, 95 %", no_wrap=True)
     k = max((one.test["k"] for one in found.measured), default=0)
     for heading in (f"pass@{k}", f"maj@{k}") if k else ():
         table.add_column(heading, justify="right")
