@@ -34,6 +34,21 @@ MOMENTS = (
     "run/iteration-2/generated/00000.jsonl",
     "run/iteration-2/promotion.json",
 )
+OPTIONS = {
+    "--iterations": "2",
+    "--plateau": "-1",
+    "--per-iteration": "10",
+    "--samples": "2",
+    "--temperature": "1",
+    "--max-tokens": "8",
+    "--k": "1",
+    "--epochs": "5",
+    "--learning-rate": "0.01",
+    "--batch": "4",
+    "--micro-batch": "4",
+    "--max-row-tokens": "64",
+    "--rank": "4",
+}
 
 
 def command(folder: Path, arguments: list[str]) -> None:
@@ -93,41 +108,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
     problems = tmp_path / "problems.jsonl"
     problems.write_text("".join(json.dumps(as_row(one)) + "\n" for one in seven_or_eight()))
     arguments = ["star", "run", str(problems), "--base", str(taught("llama")), "--out", "run"]
-    arguments += [
-        "--iterations",
-        "2",
-        "--plateau",
-        "-1",
-        "--per-iteration",
-        "10",
-        "--validation",
-        "0.1",
-        "--samples",
-        "2",
-    ]
-    arguments += [
-        "--temperature",
-        "1",
-        "--max-tokens",
-        "8",
-        "--k",
-        "1",
-        "--epochs",
-        "5",
-        "--learning-rate",
-        "0.01",
-    ]
-    arguments += [
-        "--batch",
-        "4",
-        "--micro-batch",
-        "4",
-        "--max-row-tokens",
-        "64",
-        "--rank",
-        "4",
-        "--dpo",
-    ]
+    arguments += [part for pair in OPTIONS.items() for part in pair] + ["--dpo"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
