@@ -370,7 +370,7 @@ def _show(folder: Path) -> None:
         table.add_column(heading, justify="right")
     table.add_column("kept", justify="right")
     table.add_column("rationalized", justify="right")
-    table.add_column("dropped")
+    dropped = []
     for one in found.measured:
         cells = [one.name, share(one.test)]
         cells += [f"{one.test[key]:.1%}" for key in ("pass@k", "maj@k") if k]
@@ -379,10 +379,13 @@ def _show(folder: Path) -> None:
             fates = dict(counted(found.rationales[int(number)]))
             kept = [fates.pop(origin, 0) for origin in ("generated", "rationalized")]
             cells += [str(sum(kept)), str(kept[1])]
-            cells.append(", ".join(f"{count} {fate}" for fate, count in fates.items()))
+            said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
+            dropped.append(f"Dropped in {one.name}: {said or 'nothing'}.")
         table.add_row(*map(Text, cells))
     if found.measured:
         stdout.print(table)
+    for line in dropped:
+        stdout.print(Text(line))
     now = f"iteration {found.promoted[-1]}" if found.promoted else "the base"
     stdout.print(Text(f"Current: {now}."))
 

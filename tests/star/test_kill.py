@@ -11,8 +11,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,7 @@ from app.star.problems import as_row
 from tests.star.conftest import Taught
 from tests.star.tiny import seven_or_eight
 
-# What has come to be when the process is killed: what each stage makes on its way.
+# Killed as soon as this is there: what each stage makes on its way.
 MOMENTS = (
     "run/problems/train.jsonl",
     "run/direct/adapter.checkpoints/sft/checkpoint-*",
@@ -51,46 +49,39 @@ OPTIONS = {
 }
 
 
-def command(folder: Path, arguments: list[str]) -> None:
-    """`starboard` with these arguments, with small shards, in a folder of its own."""
+def command(folder: Path, arguments: list[str], moment: str | None) -> None:
+    """`starboard` with these arguments and small shards. Once a file as in `moment` is there, the
+    process is killed at the next file that it touches."""
     from app.cli import main
     from app.star import loop
 
     os.chdir(folder)
     log = (folder / "log").open("a")
-    os.dup2(log.fileno(), 2)
     os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    if moment:
+        assert not any(folder.glob(moment))
+
+        def watch(event: str, _: object) -> None:
+            if event in ("open", "os.rename", "os.mkdir", "os.remove", "shutil.rmtree") and any(
+                folder.glob(moment)
+            ):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(watch)
     loop.SHARD = 8
     sys.argv = ["starboard", *arguments]
     main()
 
 
-def started(folder: Path, arguments: list[str]) -> BaseProcess:
+def ended(folder: Path, arguments: list[str], moment: str | None = None) -> int | None:
+    """How the command ended."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "transformers", "trl", "peft", "datasets", "app.cli"])
-    process = context.Process(target=command, args=(folder, arguments))
+    process = context.Process(target=command, args=(folder, arguments, moment))
     process.start()
-    return process
-
-
-def finished(folder: Path, arguments: list[str]) -> None:
-    process = started(folder, arguments)
     process.join(300)
-    assert process.exitcode == 0, (folder / "log").read_text()
-
-
-def killed(folder: Path, arguments: list[str], moment: str) -> None:
-    """Kill -9 as soon as such a file is there; none was there before."""
-    assert not any(folder.glob(moment))
-    process = started(folder, arguments)
-    until = time.monotonic() + 300
-    while not any(folder.glob(moment)):
-        assert process.is_alive(), (folder / "log").read_text()
-        assert time.monotonic() < until
-        time.sleep(0.001)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    return process.exitcode
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
@@ -112,10 +103,10 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    finished(whole, arguments)
+    assert ended(whole, arguments) == 0, (whole / "log").read_text()
     for moment in MOMENTS:
-        killed(broken, arguments, moment)
-    finished(broken, arguments)
+        assert ended(broken, arguments, moment) == -signal.SIGKILL, moment
+    assert ended(broken, arguments) == 0, (broken / "log").read_text()
     one, other = contents(whole / "run"), contents(broken / "run")
     assert list(other) == list(one)
     assert [name for name in one if one[name] != other[name]] == []
