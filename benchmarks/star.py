@@ -153,7 +153,7 @@ def now() -> tuple[float, float]:
 
 def sampling_ways(base: str, prompts: Sequence[Prompt]) -> dict[str, Callable[[], Timed]]:
     sampler = open_local_sampler(base)
-    model, tokenizer = sampler.model, sampler.tokenizer
+    model, tokenizer = sampler.language_model.network, sampler.language_model.tokenizer
     rendered = [
         tokenizer.apply_chat_template(
             [{"role": m.role, "content": m.content} for m in prompt.messages],

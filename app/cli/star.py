@@ -362,13 +362,15 @@ def _show(folder: Path) -> None:
     from app.star.report import results, share
 
     found = results(folder)
-    table = Table("model", "accuracy on test problems, 95 %", box=None)
+    table = Table(box=None)
+    table.add_column("model", no_wrap=True)
+    table.add_column("test problems right, 95 %", no_wrap=True)
     k = max((one.test["k"] for one in found.measured), default=0)
     for heading in (f"pass@{k}", f"maj@{k}") if k else ():
         table.add_column(heading, justify="right")
     table.add_column("kept", justify="right")
     table.add_column("rationalized", justify="right")
-    table.add_column("dropped")
+    dropped = []
     for one in found.measured:
         cells = [one.name, share(one.test)]
         cells += [f"{one.test[key]:.1%}" for key in ("pass@k", "maj@k") if k]
@@ -377,10 +379,13 @@ def _show(folder: Path) -> None:
             fates = dict(counted(found.rationales[int(number)]))
             kept = [fates.pop(origin, 0) for origin in ("generated", "rationalized")]
             cells += [str(sum(kept)), str(kept[1])]
-            cells.append(", ".join(f"{count} {fate}" for fate, count in fates.items()))
+            said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
+            dropped.append(f"Dropped in {one.name}: {said or 'nothing'}.")
         table.add_row(*map(Text, cells))
     if found.measured:
         stdout.print(table)
+    for line in dropped:
+        stdout.print(Text(line))
     now = f"iteration {found.promoted[-1]}" if found.promoted else "the base"
     stdout.print(Text(f"Current: {now}."))
 

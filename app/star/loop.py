@@ -8,8 +8,8 @@
         generated.jsonl              what the last model wrote, few-shot for the base
         generated-by-NAME.jsonl      what each teacher wrote for the same problems
         rationalized.jsonl           the failures again, with a hint
-        rationales.jsonl             all of it, verified, with why it was dropped
         training.jsonl, preferences.jsonl
+        rationales.jsonl             all of it, verified, with why it was dropped
         adapter/                     always from the base
         validation.jsonl, test.jsonl what the new model says to problems it never saw
         evaluation.json
@@ -164,7 +164,8 @@ class Run:
         return found
 
     async def rationalize(self, number: int) -> list[Rationale]:
-        """All rationales of this iteration: the failures are asked for again with a hint."""
+        """All rationales of this iteration: the failures are asked for again with a hint. What
+        is kept of them makes the rows to train on."""
         path = self.iteration(number) / "rationales.jsonl"
         if path.is_file():
             return _rationales(path)
@@ -176,20 +177,17 @@ class Run:
             outcomes = await self._sampled(hinted_path, prompts, self._writer(number))
             rationales += self._judged(problems, prompts, outcomes, "rationalized")
         rationales = kept(rationales, self.method.keeping, self.method.seed)
+        rows = self._rows(number, rationales)
+        write_rows(path.with_name("training.jsonl"), rows.supervised)
+        write_rows(path.with_name("preferences.jsonl"), rows.preferences)
         write_rows(path, map(asdict, rationales))
         return rationales
 
     def train(self, number: int) -> Path:
-        """The adapter of this iteration."""
+        """The adapter of this iteration. Several processes may train it together."""
         folder = self.iteration(number)
         rationales = _rationales(folder / "rationales.jsonl")
-        problems = self._drawn(number)
-        rows = TrainingRows(
-            training_rows(problems, rationales), preference_rows(problems, rationales)
-        )
-        write_rows(folder / "training.jsonl", rows.supervised)
-        write_rows(folder / "preferences.jsonl", rows.preferences)
-        return self._trained(folder, rows)
+        return self._trained(folder, self._rows(number, rationales))
 
     def train_directly(self) -> Path:
         """The adapter that learned the answers of the first iteration's problems alone."""
@@ -235,6 +233,12 @@ class Run:
     @property
     def _asking(self) -> Asking:
         return self.method.asking
+
+    def _rows(self, number: int, rationales: Sequence[Rationale]) -> TrainingRows:
+        problems = self._drawn(number)
+        return TrainingRows(
+            training_rows(problems, rationales), preference_rows(problems, rationales)
+        )
 
     def _writer(self, number: int) -> Callable[[], Sampler]:
         adapter = None if number == 1 else self.iteration(number - 1) / "adapter"

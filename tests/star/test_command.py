@@ -1,0 +1,138 @@
+"""`starboard star`, stage by stage on a run directory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app
+from app.errors import ConfigurationError, DataError
+from app.star.problems import as_row
+from tests.star.conftest import Taught
+from tests.star.tiny import seven_or_eight
+
+SMALL = {
+    "--iterations": "1",
+    "--per-iteration": "12",
+    "--max-tokens": "8",
+    "--epochs": "2",
+    "--learning-rate": "0.01",
+    "--batch": "8",
+    "--max-row-tokens": "64",
+}
+
+
+def star(*arguments: str) -> str:
+    done = CliRunner().invoke(app, ["star", *arguments], env={"COLUMNS": "200"})
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture
+def given(tmp_path: Path, taught: Taught) -> list[str]:
+    """A file of problems, and options for a small run."""
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(as_row(one)) + "\n" for one in seven_or_eight()))
+    options = [part for pair in SMALL.items() for part in pair]
+    return [str(path), "--base", str(taught("llama")), *options]
+
+
+def test_the_stages_one_by_one(tmp_path: Path, given: list[str]) -> None:
+    """Each does its own part, and what is asked for too early is refused."""
+    run = tmp_path / "run"
+    assert "problems to train on" in star("init", *given, "--out", "run")
+    assert not (run / "iteration-1").exists()
+    with pytest.raises(ConfigurationError, match="rationalize first"):
+        star("train", "run")
+    star("sample", "run")
+    assert [path.name for path in (run / "iteration-1").iterdir()] == ["generated.jsonl"]
+    assert "generated" in star("rationalize", "run", "--iteration", "1")
+    assert star("train", "run").strip() == "run/iteration-1/adapter"
+    with pytest.raises(ConfigurationError, match="evaluate first"):
+        star("promote", "run")
+    assert "iteration 1" in star("evaluate", "run")
+    with pytest.raises(ConfigurationError, match="evaluate the base first"):
+        star("promote", "run")
+    assert "base few-shot" in star("evaluate", "run", "--model", "base")
+    with pytest.raises(ConfigurationError, match="adapter"):
+        star("evaluate", "run", "--model", "direct")
+    star("train", "run", "--direct")
+    assert "direct" in star("evaluate", "run", "--model", "direct")
+    said = star("promote", "run")
+    promoted = json.loads((run / "iteration-1" / "promotion.json").read_text())["promoted"]
+    assert ("is current" in said) == promoted
+    shown = star("report", "run")
+    for told in ("base few-shot", "base zero-shot", "direct", "iteration 1", " %", "Current: "):
+        assert told in shown
+    assert (run / "report.html").is_file()
+    assert (run / "direct" / "adapter" / "README.md").is_file()
+    # The whole command finds nothing left to do.
+    before = {path: path.read_bytes() for path in run.rglob("*.json*")}
+    star("run", *given, "--out", "run")
+    assert {path: path.read_bytes() for path in run.rglob("*.json*")} == before
+
+
+def test_a_roll_back_is_one_command(tmp_path: Path, given: list[str]) -> None:
+    star("init", *given, "--out", "run")
+    (tmp_path / "run" / "promoted.json").write_text("[1, 3]")
+    assert "Iteration 1 is current again" in star("promote", "run", "--roll-back")
+    assert "The base is current again" in star("promote", "run", "--roll-back")
+    with pytest.raises(ConfigurationError, match="nothing was promoted"):
+        star("promote", "run", "--roll-back")
+
+
+def test_another_run_does_not_go_into_the_same_folder(given: list[str]) -> None:
+    star("init", *given, "--out", "run")
+    star("init", *given, "--out", "run")
+    with pytest.raises(ConfigurationError, match=r"method\.keeping\.cap 4, now 2"):
+        star("init", *given, "--out", "run", "--cap", "2")
+
+
+def test_problems_may_be_made_up(tmp_path: Path) -> None:
+    star("init", "carries:200", "--base", "b", "--out", "run")
+    assert "What is " in (tmp_path / "run" / "problems" / "train.jsonl").read_text()
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["source"] == "carries:200"
+
+
+@pytest.mark.parametrize(
+    ("problems", "options", "told"),
+    [
+        ("sums:", [], "say how many"),
+        ("sums:9999", [], "there are 1000 such sums"),
+        ("nowhere.jsonl", [], "nowhere.jsonl"),
+        ("sums:100", ["--validation", "0.6", "--test", "0.6"], "leave nothing to train on"),
+        ("sums:100", ["--samples", "2"], "choose a temperature"),
+    ],
+)
+def test_what_can_be_mended_is_said(problems: str, options: list[str], told: str) -> None:
+    with pytest.raises((ConfigurationError, DataError), match=told):
+        star("init", problems, "--base", "b", "--out", "run", *options)
+    assert not Path("run").exists()
+
+
+def test_duplicates_are_refused_or_dropped(tmp_path: Path) -> None:
+    rows = [json.dumps(as_row(one)) for one in seven_or_eight()]
+    (tmp_path / "twice.jsonl").write_text("\n".join([*rows, rows[0]]))
+    with pytest.raises(DataError, match="again"):
+        star("init", "twice.jsonl", "--base", "b", "--out", "run")
+    star("init", "twice.jsonl", "--base", "b", "--out", "run", "--drop-duplicates")
+
+
+def test_nothing_heavy_is_loaded_for_help() -> None:
+    code = (
+        "import sys, app.cli\n"
+        "heavy = {'torch', 'transformers', 'fastapi', 'sqlalchemy', 'anthropic', 'google.genai',"
+        " 'matplotlib', 'pydantic', 'numpy'}\n"
+        "print(*sorted(heavy & sys.modules.keys()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == ""
