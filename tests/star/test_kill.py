@@ -29,12 +29,11 @@ MOMENTS = (
     "run/iteration-1/adapter.checkpoints/sft/checkpoint-*",
     "run/iteration-1/adapter.checkpoints/dpo/checkpoint-*",
     "run/iteration-1/test-said/00001.jsonl",
-    "run/iteration-2/generated/00000.jsonl",
-    "run/iteration-2/promotion.json",
+    "run/iteration-1/promotion.json",
 )
+PACKAGES = ["torch", "trl", "peft", "datasets", "math_verify", "matplotlib.figure", "app.cli.star"]
 OPTIONS = {
-    "--iterations": "2",
-    "--plateau": "-1",
+    "--iterations": "1",
     "--per-iteration": "10",
     "--samples": "2",
     "--temperature": "1",
@@ -77,7 +76,7 @@ def command(folder: Path, arguments: list[str], moment: str | None) -> None:
 def ended(folder: Path, arguments: list[str], moment: str | None = None) -> int | None:
     """How the command ended."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "trl", "peft", "datasets", "app.cli"])
+    context.set_forkserver_preload(PACKAGES)
     process = context.Process(target=command, args=(folder, arguments, moment))
     process.start()
     process.join(300)
