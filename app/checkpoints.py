@@ -112,9 +112,17 @@ def base_checkpoint(model: str, cache: Path = CACHE) -> Path:
 def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that a transformers trainer left there whole: it writes
     `trainer_state.json` last, and removes the one before only then."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    return None if newest is None else str(newest)
+
+    def step(path: Path) -> int:
+        return int(path.name.removeprefix("checkpoint-"))
+
+    for path in sorted(folder.glob("checkpoint-*"), key=step, reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(path)
+    return None
 
 
 def weights_sha256(folder: Path) -> str:

@@ -51,7 +51,7 @@ from app.star.dataset import Row, TrainingRows
 from app.star.problems import Problem, sums
 from app.star.prompts import zero_shot
 from app.star.rationales import Asking, bare
-from app.star.sampling import open_base, open_local_sampler
+from app.star.sampling import BATCH, open_base, open_local_sampler
 from app.star.train import Training, targets, train
 
 BASE = "smollm2-135m-instruct"
@@ -207,7 +207,7 @@ def sampling_ways(base: str, prompts: Sequence[Prompt]) -> dict[str, Callable[[]
 
     return {
         "one by one": plain(1),
-        f"plain batches of {sampler.batch}": plain(sampler.batch),
+        f"plain batches of {BATCH}": plain(BATCH),
         "LocalSampler": ours,
     }
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from app.cli.console import bar, err
 from app.cli.console import out as stdout
 from app.errors import ConfigurationError
+from app.star.member import embedded_member_row, member_row
 
 if TYPE_CHECKING:
     from app.star.loop import Run
@@ -298,6 +299,28 @@ def promote(
         better = _stage(folder, number, lambda run, number: run.promote(number, again=True))
         said = f"Iteration {number} {'is current' if better else 'is not better: it stays behind'}."
     stdout.print(Text(said))
+    if current := loop.promoted(folder):
+        with _opened(folder) as run:
+            adapter = run.iteration(current[-1]) / "adapter"
+            err.print(Text("Its row in starboard.toml, to seat it on the board:"))
+            stdout.print(Text(member_row(folder.name, run.method.base, adapter)))
+
+
+@star.command()
+def export(
+    folder: RunFolder,
+    out: Annotated[Path, typer.Argument(help="The GGUF file to write.")],
+) -> None:
+    """Write the current adapter as GGUF, for the embedded engine (bases of the embedded models)."""
+    from app.star import loop
+    from app.star.export import export_adapter
+
+    current = loop.promoted(folder)
+    if not current:
+        raise ConfigurationError(f"nothing was promoted in {folder}")
+    with _opened(folder) as run:
+        export_adapter(run.method.base, run.iteration(current[-1]) / "adapter", out)
+        stdout.print(Text(embedded_member_row(folder.name, run.method.base, out)))
 
 
 @star.command()

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.checkpoints import quiet, require
+from app.checkpoints import last_checkpoint, quiet, require
 from app.errors import ConfigurationError, DataError
 from app.star.dataset import Row, TrainingRows
 from app.star.sampling import open_base
@@ -236,24 +236,8 @@ def _fitted(trainer: Any, tell: Tell) -> float:
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Told())
-    last = _last_checkpoint(Path(trainer.args.output_dir))
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
     return float(next(log["loss"] for log in reversed(trainer.state.log_history) if "loss" in log))
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that is whole: its state is written when all else is there."""
-    for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        return path
-    return None
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def _has_flash_attention() -> bool:

@@ -45,7 +45,9 @@ METHOD = Method("base", asking=Asking(2, 0.7), rationalize=False, teachers=("qwe
 
 def begin(folder: Path, base: Writer, qwen: Writer | None, method: Method = METHOD) -> Run:
     teachers = {"qwen": Teacher(trainable=True, open=lambda: qwen)} if qwen else {}
-    return begin_run(PROBLEMS, method, folder, lambda _: base, lambda *_: None, teachers=teachers)
+    return begin_run(
+        PROBLEMS, method, folder, lambda _: base, lambda *_: None, source="p", teachers=teachers
+    )
 
 
 def of(rationales: list[Rationale], by: str) -> list[Rationale]:
@@ -112,6 +114,7 @@ def test_a_teacher_that_may_not_train_a_model_is_refused(tmp_path: Path) -> None
             tmp_path / "run",
             lambda _: Writer("base", range(20)),
             lambda *_: None,
+            source="p",
             teachers={"claude": claude},
         )
     assert not (tmp_path / "run").exists()
