@@ -86,7 +86,7 @@ def results(folder: Path) -> Results:
 
 def share(measures: Mapping[str, Any]) -> str:
     """Accuracy with its interval, as "61.0 % [54.1, 67.5]"."""
-    low, high = measures["interval"]
+    low, high = (abs(round(one, 6)) for one in measures["interval"])  # a rounding below 0 is 0
     return f"{measures['pass@1']:.1%} [{low:.1%}, {high:.1%}]".replace("%,", ",").replace("%", " %")
 
 

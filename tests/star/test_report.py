@@ -108,6 +108,11 @@ def test_the_page_says_what_the_files_say(run: Path) -> None:
     assert path.read_text().count("<svg") == 3
 
 
+def test_a_share_of_nothing_has_no_sign() -> None:
+    none = {"pass@1": 0.0, "interval": [-1.2e-17, 0.1135]}
+    assert share(none) == "0.0 % [0.0, 11.3 %]"
+
+
 def test_nothing_that_was_written_becomes_markup(run: Path) -> None:
     page = Tags()
     page.feed(write_report(run).read_text())
