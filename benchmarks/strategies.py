@@ -14,6 +14,7 @@ import argparse
 import gzip
 import hashlib
 import json
+import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ class Problem:
     right: Mapping[str, bool]
 
 
+RESAMPLES = 2000  # of the problems, for the interval of the share (percentile bootstrap)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that holds gsm8k/")
@@ -58,17 +62,17 @@ def main() -> None:
     problems = [problem(row) for row in track(test, "scoring")]
     plan = Plan(tuple(board), resolution=RESOLUTION)
     print(f"{len(problems)} problems; board order: {', '.join(board)}\n")
-    print("| who or what chooses | right [95 %] | share of the oracle gap closed |")
+    print("| who or what chooses | right [95 %] | share of the oracle gap closed [95 %] |")
     print("|---|---|---|")
     singles = {m: [p.right[m] for p in problems] for m in board}
-    mean = statistics.mean(statistics.mean(hits) for hits in singles.values())
+    means = [statistics.mean(p.right.values()) for p in problems]
     oracle = [any(p.right.values()) for p in problems]
     for name, hits in singles.items():
-        line(name, hits, mean, oracle)
-    print(f"| mean of the four | {mean:.1%} | 0 % |")
+        line(name, hits, means, oracle)
+    print(f"| mean of the four | {statistics.mean(means):.1%} | 0 % |")
     for name, strategy in STRATEGIES.items():
-        line(f"`{name}`", [hit(p, strategy, plan) for p in problems], mean, oracle)
-    line("oracle", oracle, mean, oracle)
+        line(f"`{name}`", [hit(p, strategy, plan) for p in problems], means, oracle)
+    line("oracle", oracle, means, oracle)
 
 
 def half(question: str) -> int:
@@ -93,10 +97,19 @@ def hit(problem: Problem, strategy: Strategy, plan: Plan) -> bool:
     return problem.right[chosen.winner]
 
 
-def line(name: str, hits: Sequence[bool], mean: float, oracle: Sequence[bool]) -> None:
-    share, best = Share(sum(hits), len(hits)), statistics.mean(oracle)
-    closed = (share.value - mean) / (best - mean)
-    print(f"| {name} | {share} | {closed:.0%} |")
+def line(name: str, hits: Sequence[bool], means: Sequence[float], oracle: Sequence[bool]) -> None:
+    rows = list(zip(hits, means, oracle, strict=True))
+    draw = random.Random(1)
+    drawn = sorted(closed(draw.choices(rows, k=len(rows))) for _ in range(RESAMPLES))
+    low, high = drawn[round(0.025 * RESAMPLES)], drawn[round(0.975 * RESAMPLES)]
+    share = Share(sum(hits), len(hits))
+    print(f"| {name} | {share} | {closed(rows):.0%} [{low:.0%}, {high:.0%}] |")
+
+
+def closed(rows: Sequence[tuple[bool, float, bool]]) -> float:
+    """The share of the gap between the mean member and the oracle that was closed."""
+    chosen, mean, best = (statistics.fmean(column) for column in zip(*rows, strict=True))
+    return (chosen - mean) / (best - mean)
 
 
 if __name__ == "__main__":

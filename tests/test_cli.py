@@ -132,7 +132,7 @@ def test_models_is_shown_without_a_database(monkeypatch: pytest.MonkeyPatch) -> 
     done = starboard("models")  # a process of its own: aiosqlite's thread may outlive the loop
     assert done.returncode == 0
     assert "not named in board" in done.stdout
-    assert "until every member asked has competed in 50 answers" in done.stdout
+    assert "Ties go to the seat higher up. Scorer" in done.stdout
     assert "Win rates are not known: cannot open the database" in done.stderr
 
 

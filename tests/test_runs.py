@@ -15,10 +15,17 @@ def test_a_run_goes_on_with_the_same_manifest_only(tmp_path: Path) -> None:
     out = tmp_path / "run"
     begin(out, {"seed": 1, "method": {"shares": (1, 2), "k": 3}})
     before = (out / "manifest.json").read_bytes()
+    (out / "rows.jsonl").touch()
     begin(out, {"seed": 1, "method": {"shares": [1, 2], "k": 3}})
     assert (out / "manifest.json").read_bytes() == before
     with pytest.raises(ConfigurationError, match=r"\(method\.k 3, now 4, seed 1, now None\)"):
         begin(out, {"method": {"shares": [1, 2], "k": 4}})
+
+
+def test_a_run_that_made_nothing_yet_can_be_begun_otherwise(tmp_path: Path) -> None:
+    begin(tmp_path, {"base": "a typing error"})
+    begin(tmp_path, {"base": "b"})
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {"base": "b"}
 
 
 def test_no_run_begins_among_other_files(tmp_path: Path) -> None:

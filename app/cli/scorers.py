@@ -54,7 +54,7 @@ def evaluate_scorer(
     length, rank correlation of reward with length, the resolution (the margin at which the scorer
     is right three times out of four) and how well the margin foretells being right.
     """
-    from app.scorers.evaluation import evaluate, markdown, read_pairs
+    from app.scorers.evaluation import LEAST_PAIRS, evaluate, markdown, read_pairs
     from app.scorers.local import open_local_scorer
     from app.scorers.picture import draw
 
@@ -74,7 +74,8 @@ def evaluate_scorer(
     rows += [evaluate("all", scored)] if len(rows) > 1 else []
     stdout.print(Text(title, "bold"))
     typer.echo(markdown(rows))
-    if rows and (resolution := rows[-1].resolution):
+    resolution = rows[-1].resolution
+    if resolution and rows[-1].accuracy.n >= LEAST_PAIRS:
         said = f"Its resolution on these pairs, for the scorer's row: resolution = {resolution:.2g}"
         err.print(Text(said, "green"))
     if report:

@@ -22,6 +22,8 @@ from app.scorers import Scorer
 
 RIGHT_OFTEN = 0.75
 BINS = 10
+# A resolution from fewer pairs would be a guess.
+LEAST_PAIRS = 50
 WEIGHTS = Weights()
 # Between the turns of a prompt, as the card of HelpSteer2 has it.
 _TURN = re.compile(r"\n?<extra_id_1>(Assistant|User)\n")

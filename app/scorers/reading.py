@@ -8,6 +8,7 @@ Needs `transformers` (extra `local`); torch only if there are weights to load.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +134,8 @@ def open_reader(folder: Path, *, max_tokens: int | None, pairs: bool, trust: boo
             f"the tokenizer in {folder} has no chat template, and a decoder needs its own"
         )
     limit = min(max_tokens or MAX_TOKENS, tokenizer.model_max_length, _positions(folder))
+    # Texts are cut here, and transformers need not warn of what it does not read.
+    tokenizer.model_max_length = sys.maxsize
     templated = bool(tokenizer.chat_template)
     return Reader(tokenizer, limit, templated and takes_system(tokenizer), not templated)
 

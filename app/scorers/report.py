@@ -17,6 +17,7 @@ from app.domain import ATTRIBUTES, Attributes, Completion, Prompt
 from app.errors import UpstreamError
 from app.scorers import Scorer
 from app.scorers.evaluation import (
+    LEAST_PAIRS,
     WEIGHTS,
     Evaluation,
     Pair,
@@ -32,8 +33,6 @@ from app.scorers.picture import draw, draw_attributes
 from app.scorers.training import Parts, change_config
 
 AT_ONCE = 16
-# A resolution from fewer pairs would be a guess.
-LEAST_PAIRS = 50
 
 Tell = Callable[[], None]
 # An example with what the head said of its reply; None if it said nothing that counts.
