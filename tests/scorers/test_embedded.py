@@ -10,7 +10,6 @@ import random
 import time
 from dataclasses import astuple
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -20,8 +19,7 @@ from app.domain import Attributes, Completion, FinishReason, Message, Prompt, We
 from app.errors import ConfigurationError
 from app.scorers import Scorer, embedded
 from app.scorers.embedded import RESOLUTION, EmbeddedScorer, attributes, open_embedded_scorer
-
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
+from tests.samples import public_data
 
 HONEST = {
     "English": [
@@ -295,10 +293,11 @@ def test_a_last_line_left_open_is_judged_by_lines_of_its_kind() -> None:
     assert score("What does tea need?", listed).coherence > 2
 
 
-@pytest.mark.skipif(not (DATA / "pairs.jsonl.gz").is_file(), reason=f"no data in {DATA}")
 def test_off_topic_is_told_on_public_pairs() -> None:
     """Loose, for it is small: benchmarks/embedded_scorer.py has the figures."""
-    with gzip.open(DATA / "pairs.jsonl.gz", "rt", encoding="utf-8") as lines:
+    with gzip.open(
+        public_data("pairs.jsonl.gz") / "pairs.jsonl.gz", "rt", encoding="utf-8"
+    ) as lines:
         rows = [row for row in map(json.loads, lines) if row["set"] == "human-faireval"]
     pairs = [(row["prompt"], row["better"]) for row in rows[:12]]
     told = [

@@ -26,9 +26,8 @@ from app.star.problems import (
     split,
     sums,
 )
-from tests.samples import answer
+from tests.samples import answer, public_data
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 AB = (("A", "bank"), ("B", "library"))
 COMMONSENSE = {
     "answerKey": "B",
@@ -359,8 +358,6 @@ def test_of_several_answers_to_one_question_the_best_rewarded_is_taken() -> None
     ],
 )
 def test_the_public_sets_are_read_whole(file: str, count: int, kind: str) -> None:
-    if not (DATA / file).is_file():
-        pytest.skip(f"the public set {file} is not here")
-    read = read_problems(DATA / file)
+    read = read_problems(public_data(file) / file)
     assert len(read) == count
     assert {p.kind for p in read} == {kind}
