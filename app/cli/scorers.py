@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
@@ -54,7 +55,7 @@ def evaluate_scorer(
     length, rank correlation of reward with length, the resolution (the margin at which the scorer
     is right three times out of four) and how well the margin foretells being right.
     """
-    from app.scorers.evaluation import LEAST_PAIRS, evaluate, markdown, read_pairs
+    from app.scorers.evaluation import LEAST_PAIRS, evaluate_sets, markdown, read_pairs
     from app.scorers.local import open_local_scorer
     from app.scorers.picture import draw
 
@@ -64,14 +65,10 @@ def evaluate_scorer(
         raise ConfigurationError("--max-tokens is for --model; a step of the ladder has its own")
     found = read_pairs(pairs)
     if limit:
-        found = [p for _, group in _by_source(found).items() for p in group[:limit]]
+        found = _first_of_each_set(found, limit)
     opened = open_local_scorer(model, max_tokens=max_tokens) if model else _step(name)
     title, scored = asyncio.run(_evaluate(opened, found, at_once))
-    by_source: dict[str, list[ScoredPair]] = {}
-    for one in scored:
-        by_source.setdefault(one.pair.source, []).append(one)
-    rows = [evaluate(source, group) for source, group in by_source.items()]
-    rows += [evaluate("all", scored)] if len(rows) > 1 else []
+    rows = evaluate_sets(scored, "all")
     stdout.print(Text(title, "bold"))
     typer.echo(markdown(rows))
     resolution = rows[-1].resolution
@@ -174,11 +171,14 @@ def train_scorer(
     err.print(Text(f'[scorer]\nkind = "local"\nmodel = "{head}"', "green"))
 
 
-def _by_source(pairs: list[Pair]) -> dict[str, list[Pair]]:
-    groups: dict[str, list[Pair]] = {}
+def _first_of_each_set(pairs: list[Pair], limit: int) -> list[Pair]:
+    taken: Counter[str] = Counter()
+    found = []
     for pair in pairs:
-        groups.setdefault(pair.source, []).append(pair)
-    return groups
+        if taken[pair.source] < limit:
+            taken[pair.source] += 1
+            found.append(pair)
+    return found
 
 
 @asynccontextmanager

@@ -303,7 +303,7 @@ def promote(
         with _opened(folder) as run:
             adapter = run.iteration(current[-1]) / "adapter"
             err.print(Text("Its row in starboard.toml, to seat it on the board:"))
-            stdout.print(Text(member_row(folder.name, run.method.base, adapter)))
+            stdout.print(Text(member_row(folder.resolve().name, run.method.base, adapter)))
 
 
 @star.command()
@@ -320,7 +320,7 @@ def export(
         raise ConfigurationError(f"nothing was promoted in {folder}")
     with _opened(folder) as run:
         export_adapter(run.method.base, run.iteration(current[-1]) / "adapter", out)
-        stdout.print(Text(embedded_member_row(folder.name, run.method.base, out)))
+        stdout.print(Text(embedded_member_row(folder.resolve().name, run.method.base, out)))
 
 
 @star.command()

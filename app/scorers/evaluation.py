@@ -186,6 +186,15 @@ def evaluate(source: str, scored: Sequence[ScoredPair]) -> Evaluation:
     )
 
 
+def evaluate_sets(scored: Sequence[ScoredPair], together: str) -> list[Evaluation]:
+    """All measures of each set by its name, and of all `together` if there are several."""
+    by_source: dict[str, list[ScoredPair]] = {}
+    for one in scored:
+        by_source.setdefault(one.pair.source, []).append(one)
+    rows = [evaluate(source, group) for source, group in by_source.items()]
+    return [*rows, evaluate(together, scored)] if len(rows) > 1 else rows
+
+
 def markdown(rows: Sequence[Evaluation]) -> str:
     """The measures as a table, a row for each source."""
     head = (

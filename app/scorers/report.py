@@ -23,6 +23,7 @@ from app.scorers.evaluation import (
     Pair,
     ScoredPair,
     evaluate,
+    evaluate_sets,
     markdown,
     score_pairs,
     spearman,
@@ -74,11 +75,7 @@ async def _of_pairs(scorer: Scorer, parts: Parts, out: Path, tell: Tell) -> Repo
     ours, others = scored[: len(validation)], scored[len(validation) :]
     rows = [evaluate("validation", ours)] if ours else []
     resolution = _resolution(rows[0]) if rows else None
-    by_set: dict[str, list[ScoredPair]] = {}
-    for one in others:
-        by_set.setdefault(one.pair.source, []).append(one)
-    rows += [evaluate(source, group) for source, group in by_set.items()]
-    rows += [evaluate("all held out", others)] if len(by_set) > 1 else []
+    rows += evaluate_sets(others, "all held out")
     text = markdown(rows)
     for name, part in (("validation", ours), ("held-out", others)):
         if margins := [one.margin for one in part if one.margin is not None]:

@@ -49,6 +49,7 @@ from app.star.problems import Problem, Shares, Split, as_row, read_problems, ref
 from app.star.rationales import (
     Asking,
     Keeping,
+    Origin,
     Rationale,
     bare,
     hinted,
@@ -261,14 +262,14 @@ class Run:
         problems: Sequence[Problem],
         prompts: Sequence[Prompt],
         outcomes: Sequence[Outcome],
-        origin: str,
+        origin: Origin,
     ) -> list[Rationale]:
         of_each = [one for one in problems for _ in range(self._asking.samples)]
         return [
             judged(
                 problem,
                 prompt.sample,
-                "rationalized" if origin == "rationalized" else "generated",
+                origin,
                 outcome,
                 by=outcome.model if isinstance(outcome, Completion) else self.method.base,
                 keeping=self.method.keeping,
