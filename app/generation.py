@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.checkpoints import CACHE, base_checkpoint, best_device, quiet, require, takes_system
 from app.domain import Completion, Failure, FinishReason, Prompt, Usage
 from app.errors import ConfigurationError
+from app.model_folders import CACHE, base_folder, best_device, quiet, require, takes_system
 
 BATCH = 32
 # For base models, whose tokenizers bring no chat template.
@@ -243,7 +243,7 @@ def open_base(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-    folder = base_checkpoint(base, cache)
+    folder = base_folder(base, cache)
     place = device or best_device()
     dtype = torch.bfloat16 if place.startswith("cuda") else torch.float32
     quantized = (

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.batching import MicroBatcher
-from app.checkpoints import CACHE
 from app.domain import Completion, Failure, Prompt
 from app.errors import ConfigurationError, UpstreamError, boundary
 from app.generation import Encoded, LanguageModel, Outcome, open_language_model
+from app.model_folders import CACHE
 from app.providers.http import completion
 
 CONTEXT_TOKENS = 4096

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from app.batching import MicroBatcher
-from app.checkpoints import WEIGHTS_FILES, best_device, fetch, quiet, require
 from app.domain import Completion, Prompt, Score, ScorerInfo
 from app.errors import ConfigurationError, UpstreamError, boundary
+from app.model_folders import WEIGHTS_FILES, best_device, fetch, quiet, require
 from app.scorers.heads import ARMORM, Head, head_of
 from app.scorers.reading import Reader, Reading, open_reader
 
@@ -41,7 +41,7 @@ QUEUE_LIMIT = 256
 FULLNESS = {"cpu": 0.8}
 FULLNESS_ELSEWHERE = 0.5
 ARMORM_TOKENS = 4096  # its card; config.json says more
-# Where a linear head on the last token lies in a checkpoint: transformers' name, and ArmoRM's.
+# Where a linear head on the last token lies in a model's files: transformers' name, and ArmoRM's.
 HEAD_NAMES = ("score", "regression_layer")
 
 Outputs = tuple[float, ...]
@@ -259,7 +259,7 @@ def _network(
 
 def _linear_head(folder: Path, head: Head) -> tuple[Any, Any] | None:
     """Weight (outputs, hidden) and bias, or None, of a linear head on the last token; None if the
-    checkpoint has no such head, as encoders have not."""
+    model has no such head, as encoders have not."""
     from safetensors import safe_open
 
     found: dict[str, Any] = {}

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.checkpoints import takes_system
 from app.domain import Completion, Prompt
 from app.errors import ConfigurationError
+from app.model_folders import takes_system
 
 # Without a limit of the model's own or the operator's. Skywork-Reward-V2 was trained to this.
 MAX_TOKENS = 16_384

@@ -26,9 +26,9 @@ from typing import Literal
 
 import httpx2
 
-from app.checkpoints import TOKENIZER_FILES, fetch, require
 from app.domain import ATTRIBUTES, Completion, Prompt, Score, ScorerInfo
 from app.errors import ConfigurationError, UpstreamError, boundary
+from app.model_folders import TOKENIZER_FILES, fetch, require
 from app.providers.http import bearer_headers, get_json, post_json, response_error
 from app.scorers.heads import ARMORM, SCALAR, Head, attribute_head
 from app.scorers.reading import Reader, Reading, messages, open_reader, plain

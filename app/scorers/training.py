@@ -4,7 +4,7 @@ Labelled replies make a head of five attributes by regression on the labels (Ste
 arXiv 2406.08673); pairs make a scalar head by the Bradley-Terry loss (arXiv 2203.02155), with the
 rewards kept near zero as in TRL's `center_rewards_coefficient`. The body is a Hugging Face encoder
 or decoder, tuned by LoRA or frozen. Texts are read by the `Reader` that serves the head later, so
-that template and truncation cannot differ, and the result is an ordinary checkpoint for
+that template and truncation cannot differ, and the result is an ordinary model for
 `app/scorers/local.py`.
 
 A run that was interrupted goes on at its last checkpoint when the same command is given again.
@@ -25,16 +25,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from app.checkpoints import (
-    base_checkpoint,
+from app.domain import ATTRIBUTES, Completion
+from app.errors import ConfigurationError
+from app.model_folders import (
+    base_folder,
     best_device,
     last_checkpoint,
     quiet,
     require,
     weights_sha256,
 )
-from app.domain import ATTRIBUTES, Completion
-from app.errors import ConfigurationError
 from app.runs import begin, write_text
 from app.scorers.examples import Example, Labels, prompt_key, split, with_spoiled
 from app.scorers.local import RESOLUTION_KEY, collated
@@ -120,7 +120,7 @@ def parted(examples: Sequence[Example], recipe: Recipe) -> Parts:
 
 
 def train(parts: Parts, recipe: Recipe, out: Path, tell: Tell) -> Path:
-    """Fit the head and return the folder of the finished checkpoint, `out/head`.
+    """Fit the head and return the folder of the finished head, `out/head`.
 
     `tell` gets steps done and steps in all. Raises `ConfigurationError`: a package is missing,
     the base does not load, there are several GPUs, or `out` holds another run.
@@ -132,7 +132,7 @@ def train(parts: Parts, recipe: Recipe, out: Path, tell: Tell) -> Path:
     if torch.cuda.device_count() > 1:
         raise ConfigurationError("a head is trained on one GPU: set CUDA_VISIBLE_DEVICES=0")
     head = out / "head"
-    folder = base_checkpoint(recipe.base)
+    folder = base_folder(recipe.base)
     manifest = _manifest(parts, recipe, folder)
     begin(out, manifest, MANIFEST)
     if head.is_dir():

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.checkpoints import require
 from app.errors import ConfigurationError
+from app.model_folders import require
 from app.star.sampling import BATCH, Outcome, Shards, open_local_sampler, sampler_name
 
 OBJECT_STORE_BYTES = 128 * 2**20

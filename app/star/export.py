@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from app.checkpoints import CACHE, require
 from app.errors import ConfigurationError
 from app.model_files import ModelName, model_path
+from app.model_folders import CACHE, require
 
 # peft's name of a weight: the module that is adapted, and which of the two matrices.
 _WEIGHT = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<matrix>[AB])\.weight")

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.checkpoints import last_checkpoint, quiet, require
 from app.errors import ConfigurationError, DataError
+from app.model_folders import last_checkpoint, quiet, require
 from app.star.dataset import Row, TrainingRows
 from app.star.sampling import open_base
 

@@ -97,7 +97,7 @@ def takes_system(tokenizer: Any) -> bool:
         return False
 
 
-def base_checkpoint(model: str, cache: Path = CACHE) -> Path:
+def base_folder(model: str, cache: Path = CACHE) -> Path:
     """The folder of a base model: a folder, a hub id, or the name of an embedded model.
 
     An embedded model is dequantized to float32 on first use (SmolLM2: half a minute, 540 MB) and

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from app.checkpoints import base_checkpoint, fetch, require
 from app.errors import ConfigurationError
+from app.model_folders import base_folder, fetch, require
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:
-    assert base_checkpoint(str(tmp_path)) == fetch(str(tmp_path)) == tmp_path
+    assert base_folder(str(tmp_path)) == fetch(str(tmp_path)) == tmp_path
 
 
 def test_what_is_neither_folder_nor_on_the_hub_is_said_plainly(
@@ -20,7 +20,7 @@ def test_what_is_neither_folder_nor_on_the_hub_is_said_plainly(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigurationError, match=r"nobody/nothing is neither a folder nor"):
-        base_checkpoint("nobody/nothing")
+        base_folder("nobody/nothing")
 
 
 def test_a_missing_package_is_named_with_its_extra() -> None:
@@ -30,13 +30,13 @@ def test_a_missing_package_is_named_with_its_extra() -> None:
 
 
 def test_an_embedded_model_becomes_a_base_once(tmp_path: Path) -> None:
-    folder = base_checkpoint("smollm2-135m-instruct", tmp_path)
+    folder = base_folder("smollm2-135m-instruct", tmp_path)
     config = json.loads((folder / "config.json").read_text())
     assert (config["model_type"], config["num_hidden_layers"]) == ("llama", 30)
     assert "quantization_config" not in config
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     made = (folder / "model.safetensors").stat().st_mtime_ns
-    assert base_checkpoint("smollm2-135m-instruct", tmp_path) == folder
+    assert base_folder("smollm2-135m-instruct", tmp_path) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == made
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
