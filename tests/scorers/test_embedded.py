@@ -248,9 +248,12 @@ def test_any_text_gives_the_same_finite_numbers_in_range(prompt: str, text: str)
 )
 def test_a_huge_reply_is_scored_in_bounded_time(text: str) -> None:
     score("warm up", "the vectors")
-    started = time.perf_counter()
-    score("What is this?", text)
-    assert time.perf_counter() - started < 0.5
+    took = []
+    for _ in range(3):  # processor time, the least of three: other work and collections only add
+        started = time.thread_time()
+        score("What is this?", text)
+        took.append(time.thread_time() - started)
+    assert min(took) < 0.5
 
 
 def test_it_is_a_scorer_that_says_what_it_is_for() -> None:
