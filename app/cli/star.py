@@ -113,6 +113,14 @@ def init(
     epochs: Annotated[
         float, typer.Option(min=0.01, help="Passes over the rows.", rich_help_panel=TRAINING)
     ] = 3.0,
+    min_steps: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Steps at least: few rows are passed over more often.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 20,
     learning_rate: Annotated[
         float, typer.Option(min=0, help="Highest learning rate.", rich_help_panel=TRAINING)
     ] = 2e-4,
@@ -186,6 +194,7 @@ def init(
         keeping=Keeping(check_steps, cap, max_rationalized),
         training=Training(
             epochs=epochs,
+            min_steps=min_steps,
             learning_rate=learning_rate,
             batch=batch,
             micro_batch=micro_batch,

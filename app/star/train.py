@@ -50,10 +50,13 @@ class Training:
 
     `batch` rows make a step, `micro_batch` of them at a time are in memory; `max_tokens` bounds a
     question with its rationale. `four_bit` loads the base quantized (QLoRA, arXiv 2305.14314).
-    `dpo` adds preference rows after the supervised ones.
+    `dpo` adds preference rows after the supervised ones. Where `epochs` over few rows would be
+    fewer supervised steps than `min_steps`, there are more epochs: the first iteration often
+    keeps so few rows that it would learn nothing (the paper begins with 40 steps, of any rows).
     """
 
     epochs: float = 3.0
+    min_steps: int = 20
     learning_rate: float = 2e-4
     batch: int = 16
     micro_batch: int = 8
@@ -166,7 +169,13 @@ def _sft(model: Any, tokenizer: Any, rows: Sequence[Row], training: Training, fo
     return SFTTrainer(
         model,
         args=SFTConfig(
-            **_arguments(training, folder, training.learning_rate, len(rows)),
+            **_arguments(
+                training,
+                folder,
+                training.learning_rate,
+                rows=len(rows),
+                epochs=max(training.epochs, training.min_steps * training.batch / len(rows)),
+            ),
             max_length=training.max_tokens,
             completion_only_loss=True,
             # Without flash attention packed rows would see each other.
@@ -185,7 +194,13 @@ def _dpo(model: Any, tokenizer: Any, rows: Sequence[Row], training: Training, fo
     return DPOTrainer(
         model,
         args=DPOConfig(
-            **_arguments(training, folder, training.dpo_learning_rate, len(rows)),
+            **_arguments(
+                training,
+                folder,
+                training.dpo_learning_rate,
+                rows=len(rows),
+                epochs=training.epochs,
+            ),
             max_length=training.max_tokens,
         ),
         train_dataset=Dataset.from_list(list(rows)),
@@ -193,7 +208,9 @@ def _dpo(model: Any, tokenizer: Any, rows: Sequence[Row], training: Training, fo
     )
 
 
-def _arguments(training: Training, folder: Path, learning_rate: float, rows: int) -> dict[str, Any]:
+def _arguments(
+    training: Training, folder: Path, learning_rate: float, *, rows: int, epochs: float
+) -> dict[str, Any]:
     import torch
     from accelerate import PartialState
 
@@ -205,10 +222,10 @@ def _arguments(training: Training, folder: Path, learning_rate: float, rows: int
             " batch on each device): choose a multiple of it"
         )
     cuda = torch.cuda.is_available()
-    steps = max(1, round(training.epochs * rows / training.batch))
+    steps = max(1, round(epochs * rows / training.batch))
     return {
         "output_dir": str(folder),
-        "num_train_epochs": training.epochs,
+        "num_train_epochs": epochs,
         "learning_rate": learning_rate,
         "lr_scheduler_type": "cosine",
         "warmup_steps": round(0.05 * steps),
