@@ -102,7 +102,9 @@ def main() -> None:
         show("sampling", sampled, "one by one")
     if arguments.only != "sampling":
         rows = [row(problem) for problem in problems[: arguments.rows]]
-        training = Training(epochs=1, batch=arguments.batch, micro_batch=min(8, arguments.batch))
+        training = Training(
+            epochs=1, min_steps=0, batch=arguments.batch, micro_batch=min(8, arguments.batch)
+        )
         with tempfile.TemporaryDirectory() as folder:
             ways = training_ways(arguments.base, rows, training, Path(folder))
             show("training", measure(ways, arguments.repetitions), "SFTTrainer")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -17,12 +17,14 @@ from rich.text import Text
 
 from app.cli.console import bar, err
 from app.cli.console import out as stdout
+from app.cli.samplers import Engine, Kind, Members, open_sampler
 from app.errors import ConfigurationError
 from app.star.member import embedded_member_row, member_row
 
 if TYPE_CHECKING:
-    from app.star.loop import Run
+    from app.star.loop import Method, Run
     from app.star.problems import Problem
+    from app.star.sampling import Sampler
 
 star = typer.Typer(
     help="Train a model of your own from problems whose answers are known (STaR).",
@@ -30,6 +32,7 @@ star = typer.Typer(
 )
 
 ASKING, KEEPING, TRAINING, MEASURING = "Asking", "Keeping", "Training", "Measuring"
+ENGINE = "Who samples: the same rows, wherever it is"
 
 T = TypeVar("T")
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
@@ -94,6 +97,14 @@ def init(
     sampling_batch: Annotated[
         int, typer.Option(min=1, help="Prompts decoded at a time.", rich_help_panel=ASKING)
     ] = 32,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A member of starboard.toml that also writes rationales for the first iteration;"
+            " its replies must be trainable. May be repeated.",
+            rich_help_panel=ASKING,
+        ),
+    ] = None,
     check_steps: Annotated[
         bool,
         typer.Option(help="Drop rationales with a false equation.", rich_help_panel=KEEPING),
@@ -171,13 +182,41 @@ def init(
     k_temperature: Annotated[
         float, typer.Option(min=0, max=2, help="Their temperature.", rich_help_panel=MEASURING)
     ] = 0.7,
+    engine: Annotated[
+        Kind,
+        typer.Option(
+            help="local: this process. host: a member of starboard.toml that serves the base, such"
+            " as vLLM. ray: a cluster.",
+            rich_help_panel=ENGINE,
+        ),
+    ] = Kind.local,
+    host: Annotated[
+        str | None, typer.Option(help="Which member is the host.", rich_help_panel=ENGINE)
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Prompts under way at the host.", rich_help_panel=ENGINE)
+    ] = 16,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes of the cluster.", rich_help_panel=ENGINE)
+    ] = 2,
+    gpus: Annotated[
+        float, typer.Option(min=0, help="GPUs of each of them.", rich_help_panel=ENGINE)
+    ] = 0.0,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The address of a Ray cluster; default: one of this machine's own.",
+            rich_help_panel=ENGINE,
+        ),
+    ] = None,
 ) -> None:
     """Begin a run: settle its settings and split the problems. Nothing is sampled yet."""
-    from app.star.loop import Method, begin_run
+    from app.star.loop import Method
     from app.star.problems import Shares
     from app.star.rationales import Asking, Keeping
     from app.star.train import Training
 
+    samples_on = Engine(engine, host, concurrency, workers, gpus, address)
     method = Method(
         base=base,
         iterations=iterations,
@@ -189,6 +228,7 @@ def init(
         plateau=plateau,
         seed=seed,
         sampling_batch=sampling_batch,
+        teachers=tuple(teacher or ()),
         shares=Shares(validation, test),
         asking=Asking(samples, temperature, max_tokens),
         keeping=Keeping(check_steps, cap, max_rationalized),
@@ -207,7 +247,8 @@ def init(
         ),
     )
     named, found = _problems(problems, seed, drop_duplicates=drop_duplicates)
-    run = begin_run(found, method, out, _never, _silent, source=named)
+    run = asyncio.run(_begun(found, method, out, named))
+    samples_on.save(out)
     parts = run.problems
     err.print(
         f"{len(parts.train):,} problems to train on, {len(parts.validation):,} to validate,"
@@ -220,8 +261,12 @@ def init(
 def run_all(*arguments: Any, **named: Any) -> None:
     init(*arguments, **named)
     folder: Path = named["out"]
-    with _opened(folder) as run:
-        asyncio.run(run.run())
+
+    async def every_stage() -> None:
+        async with _opened(folder) as run:
+            await run.run()
+
+    asyncio.run(every_stage())
     report(folder)
 
 
@@ -236,7 +281,7 @@ everything, with `report.html` at the end.
 @star.command()
 def sample(folder: RunFolder, *, iteration: Iteration = None) -> None:
     """Write the rationales of an iteration."""
-    _stage(folder, iteration, lambda run, number: asyncio.run(run.sample(number)))
+    _stage(folder, iteration, lambda run, number: run.sample(number))
 
 
 @star.command()
@@ -244,7 +289,7 @@ def rationalize(folder: RunFolder, *, iteration: Iteration = None) -> None:
     """Ask again for the failures, with a hint, and say what is kept and why the rest is not."""
     from app.star.rationales import counted
 
-    found = _stage(folder, iteration, lambda run, number: asyncio.run(run.rationalize(number)))
+    found = _stage(folder, iteration, lambda run, number: run.rationalize(number))
     for fate, count in counted(found).items():
         stdout.print(Text(f"{count:>6}  {fate}"))
 
@@ -259,10 +304,11 @@ def train(
     ] = False,
 ) -> None:
     """Train the adapter of an iteration from the base."""
-    if direct:
-        found = _stage(folder, 1, lambda run, _: run.train_directly())
-    else:
-        found = _stage(folder, iteration, lambda run, number: run.train(number))
+
+    async def trained(run: Run, number: int) -> Path:
+        return run.train_directly() if direct else run.train(number)
+
+    found = _stage(folder, iteration, trained)
     stdout.print(Text(str(found)))
 
 
@@ -275,14 +321,14 @@ def evaluate(
 ) -> None:
     """Measure a model on validation and test problems."""
 
-    def measured(run: Run, number: int) -> None:
+    async def measured(run: Run, number: int) -> None:
         match model:
             case Model.base:
-                asyncio.run(run.evaluate_base())
+                await run.evaluate_base()
             case Model.direct:
-                asyncio.run(run.evaluate(folder / "direct"))
+                await run.evaluate(folder / "direct")
             case Model.iteration:
-                asyncio.run(run.evaluate(run.iteration(number)))
+                await run.evaluate(run.iteration(number))
 
     _stage(folder, iteration, measured)
     _show(folder)
@@ -305,14 +351,17 @@ def promote(
         said = "The base is current again." if now is None else f"Iteration {now} is current again."
     else:
         number = iteration or loop.unfinished(folder)
-        better = _stage(folder, number, lambda run, number: run.promote(number, again=True))
+
+        async def decided(run: Run, number: int) -> bool:
+            return run.promote(number, again=True)
+
+        better = _stage(folder, number, decided)
         said = f"Iteration {number} {'is current' if better else 'is not better: it stays behind'}."
     stdout.print(Text(said))
     if current := loop.promoted(folder):
-        with _opened(folder) as run:
-            adapter = run.iteration(current[-1]) / "adapter"
-            err.print(Text("Its row in starboard.toml, to seat it on the board:"))
-            stdout.print(Text(member_row(folder.resolve().name, run.method.base, adapter)))
+        adapter = folder / f"iteration-{current[-1]}" / "adapter"
+        err.print(Text("Its row in starboard.toml, to seat it on the board:"))
+        stdout.print(Text(member_row(folder.resolve().name, loop.method_of(folder).base, adapter)))
 
 
 @star.command()
@@ -327,9 +376,9 @@ def export(
     current = loop.promoted(folder)
     if not current:
         raise ConfigurationError(f"nothing was promoted in {folder}")
-    with _opened(folder) as run:
-        export_adapter(run.method.base, run.iteration(current[-1]) / "adapter", out)
-        stdout.print(Text(embedded_member_row(folder.resolve().name, run.method.base, out)))
+    base = loop.method_of(folder).base
+    export_adapter(base, folder / f"iteration-{current[-1]}" / "adapter", out)
+    stdout.print(Text(embedded_member_row(folder.resolve().name, base, out)))
 
 
 @star.command()
@@ -355,19 +404,31 @@ def _problems(source: str, seed: int, *, drop_duplicates: bool) -> tuple[str, li
     return path.name, read_problems(path, "drop" if drop_duplicates else "refuse")
 
 
-def _stage(folder: Path, iteration: int | None, stage: Callable[[Run, int], T]) -> T:
+async def _begun(found: list[Problem], method: Method, folder: Path, source: str) -> Run:
+    from app.star.loop import begin_run
+
+    async with Members.open(needed=bool(method.teachers)) as members:
+        return begin_run(
+            found, method, folder, _never, _silent, source=source, teachers=members.teachers()
+        )
+
+
+def _stage(folder: Path, iteration: int | None, stage: Callable[[Run, int], Awaitable[T]]) -> T:
     from app.star.loop import unfinished
 
-    with _opened(folder) as run:
-        return stage(run, iteration or unfinished(folder))
+    async def done() -> T:
+        async with _opened(folder) as run:
+            return await stage(run, iteration or unfinished(folder))
+
+    return asyncio.run(done())
 
 
-@contextmanager
-def _opened(folder: Path) -> Iterator[Run]:
-    """A run with the sampler in this process, and a bar for each stage."""
-    from app.star.loop import open_run
-    from app.star.sampling import LocalSampler, open_local_sampler
+@asynccontextmanager
+async def _opened(folder: Path) -> AsyncIterator[Run]:
+    """A run with its samplers, and a bar for each stage."""
+    from app.star.loop import method_of, open_run
 
+    method, engine = method_of(folder), Engine.of(folder)
     with bar() as progress:
         tasks: dict[str, TaskID] = {}
 
@@ -378,14 +439,14 @@ def _opened(folder: Path) -> Iterator[Run]:
                 tasks[stage] = progress.add_task(stage, total=total)
             progress.update(tasks[stage], completed=done, total=total)
 
-        def opened(adapter: Path | None) -> LocalSampler:
-            method = run.method
-            return open_local_sampler(
-                method.base, adapter, seed=method.seed, batch=method.sampling_batch
+        needed = bool(method.teachers or engine.host)
+        async with Members.open(needed=needed) as members:
+            yield open_run(
+                folder,
+                functools.partial(open_sampler, engine, members, method),
+                tell,
+                teachers=members.teachers(),
             )
-
-        run = open_run(folder, opened, tell)
-        yield run
 
 
 def _show(folder: Path) -> None:
@@ -422,7 +483,7 @@ def _show(folder: Path) -> None:
     stdout.print(Text(f"Current: {now}."))
 
 
-def _never(adapter: Path | None) -> Any:
+async def _never(adapter: Path | None) -> Sampler:
     raise AssertionError("a run that only begins samples nothing")
 
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from app.domain import Failure, Prompt
 from app.errors import RETRYABLE, ConfigurationError
+from app.model_folders import weights_sha256
 from app.providers import Provider
+from app.providers.http import bearer_headers, get_json, upstream
+from app.providers.openai_compatible import OpenAICompatibleProvider
 from app.retries import Retries, limited
 from app.star.sampling import Outcome, Shards
 
@@ -90,3 +94,30 @@ class HostSampler:
                 f"{self.name} answered none of {len(outcomes)} prompts ({failures[0].message}):"
                 " see that it is up and lets us in, then give the same command again"
             )
+
+
+async def load_adapter(host: OpenAICompatibleProvider, adapter: Path) -> str:
+    """Have vLLM load the adapter in a folder that it sees under the same path; the name it then
+    answers to, which is made of the weights, so that the same adapter is loaded once.
+
+    https://docs.vllm.ai/en/latest/features/lora/. Raises `ConfigurationError` if the host has no
+    such route or cannot load it, `UpstreamError` if it is not there.
+    """
+    name = f"{adapter.parent.name}-{weights_sha256(adapter)[:12]}"
+    headers = bearer_headers(host.api_key)
+    match await get_json(host.http, host.name, f"{host.base_url}/models", headers=headers):
+        case {"data": list(models)} if any(one == {**one, "id": name} for one in models):
+            return name
+    with upstream(host.name):
+        response = await host.http.post(
+            f"{host.base_url}/load_lora_adapter",
+            json={"lora_name": name, "lora_path": str(Path.cwd() / adapter)},
+            headers=dict(headers),
+        )
+    if not response.is_success:
+        raise ConfigurationError(
+            f"{host.name} did not load {adapter} ({response.status_code}): it must see that path,"
+            " and vLLM must be started with --enable-lora, --max-lora-rank and"
+            " VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+        )
+    return name

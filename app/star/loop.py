@@ -27,7 +27,7 @@ import itertools
 import json
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import metadata
@@ -63,7 +63,7 @@ from app.star.train import Training, train
 SHARD = 64
 PARTS = ("train", "validation", "test")
 # Who opens a sampler for the base model, with an adapter or without.
-Open = Callable[[Path | None], Sampler]
+Open = Callable[[Path | None], Awaitable[Sampler]]
 # The stage, how much of it is done, and how much there is.
 Tell = Callable[[str, int, int], None]
 
@@ -103,14 +103,15 @@ class Teacher:
     """
 
     trainable: bool
-    open: Callable[[], Sampler]
+    open: Callable[[], Awaitable[Sampler]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory that was begun. `tell` hears of progress.
+    """A run directory that was begun. `tell` hears of progress. `teachers` are those that could be
+    asked; the method names those that are.
 
-    Raises `ConfigurationError` if a teacher may not train a model.
+    Raises `ConfigurationError` if one of them may not train a model.
     """
 
     folder: Path
@@ -121,8 +122,8 @@ class Run:
     teachers: Mapping[str, Teacher] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, teacher in self.teachers.items():
-            if not teacher.trainable:
+        for name in self.method.teachers:
+            if name in self.teachers and not self.teachers[name].trainable:
                 raise ConfigurationError(
                     f"{name} cannot teach: its replies may not train a model. If the terms you"
                     f" agreed to let them, set `trainable = true` in [members.{name}]"
@@ -241,14 +242,14 @@ class Run:
             training_rows(problems, rationales), preference_rows(problems, rationales)
         )
 
-    def _writer(self, number: int) -> Callable[[], Sampler]:
+    def _writer(self, number: int) -> Callable[[], Awaitable[Sampler]]:
         adapter = None if number == 1 else self.iteration(number - 1) / "adapter"
         return lambda: self.open(adapter)
 
-    def _teacher(self, name: str) -> Sampler:
+    async def _teacher(self, name: str) -> Sampler:
         if name not in self.teachers:
             raise ConfigurationError(f"{name}, a teacher of this run, is not there: see to its row")
-        return self.teachers[name].open()
+        return await self.teachers[name].open()
 
     def _drawn(self, number: int) -> Sequence[Problem]:
         """The problems of an iteration."""
@@ -278,7 +279,7 @@ class Run:
         ]
 
     async def _sampled(
-        self, path: Path, prompts: Sequence[Prompt], opened: Callable[[], Sampler]
+        self, path: Path, prompts: Sequence[Prompt], opened: Callable[[], Awaitable[Sampler]]
     ) -> list[Outcome]:
         """The outcome for each prompt: from the file at `path`, or sampled into it by shards."""
         folder = path.with_suffix("")
@@ -294,7 +295,8 @@ class Run:
             stage = f"{path.parent.name}: {path.stem}"
             self.tell(stage, done, len(shards))
             if missing:
-                async for number, outcomes in opened().sample(missing):
+                sampler = await opened()
+                async for number, outcomes in sampler.sample(missing):
                     write_rows(files[number], map(_outcome_row, outcomes))
                     done += 1
                     self.tell(stage, done, len(shards))
@@ -324,9 +326,9 @@ class Run:
         result = folder / f"{prefix}evaluation.json"
         sampler: list[Sampler] = []
 
-        def opened() -> Sampler:
+        async def opened() -> Sampler:
             if not sampler:
-                sampler.append(self.open(adapter))
+                sampler.append(await self.open(adapter))
             return sampler[0]
 
         found = {}
@@ -385,8 +387,14 @@ def begin_run(
 
     `source` is what the problems are called in the manifest: a file's name, or "sums:1000".
 
-    Raises `ConfigurationError` if the folder holds another run, `DataError` if a part is empty.
+    Raises `ConfigurationError` if the folder holds another run, or a teacher is not there or may
+    not train a model, `DataError` if a part is empty.
     """
+    for name in method.teachers:
+        if name not in (teachers or {}):
+            raise ConfigurationError(
+                f"{name}, a teacher, is no member of the board: see to its row"
+            )
     parts = split(problems, method.shares)
     run = Run(folder, method, opened, tell, parts, teachers or {})
     for part in PARTS:
@@ -420,11 +428,18 @@ def open_run(
 
     Raises `ConfigurationError` if there is none.
     """
+    method = method_of(folder)
+    parts = {part: tuple(read_problems(folder / "problems" / f"{part}.jsonl")) for part in PARTS}
+    return Run(folder, method, opened, tell, Split(**parts), teachers or {})
+
+
+def method_of(folder: Path) -> Method:
+    """What a run was begun with. Raises `ConfigurationError` if the folder holds none."""
     path = folder / "manifest.json"
     if not path.is_file():
         raise ConfigurationError(f"{folder} holds no run: begin one with `starboard star run`")
     said = json.loads(path.read_text(encoding="utf-8"))["method"]
-    method = Method(
+    return Method(
         **said
         | {
             "teachers": tuple(said["teachers"]),
@@ -434,8 +449,6 @@ def open_run(
             "training": Training(**said["training"]),
         }
     )
-    parts = {part: tuple(read_problems(folder / "problems" / f"{part}.jsonl")) for part in PARTS}
-    return Run(folder, method, opened, tell, Split(**parts), teachers or {})
 
 
 def promoted(folder: Path) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,11 @@ def begun(
     )
 
 
-def opener(base: str) -> Callable[[Path | None], LocalSampler]:
-    return lambda adapter: open_local_sampler(base, adapter)
+def opener(base: str) -> Callable[[Path | None], Awaitable[LocalSampler]]:
+    async def opened(adapter: Path | None) -> LocalSampler:
+        return open_local_sampler(base, adapter)
+
+    return opened
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -125,7 +128,7 @@ def test_what_is_there_is_not_made_again(short: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in short.rglob("adapter/*")}
     contents = {path: path.read_bytes() for path in short.rglob("*.json*")}
 
-    def never(adapter: Path | None) -> LocalSampler:
+    async def never(adapter: Path | None) -> LocalSampler:
         raise AssertionError("nothing is left to be sampled")
 
     told: list[str] = []

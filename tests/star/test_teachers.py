@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -44,10 +44,17 @@ METHOD = Method("base", asking=Asking(2, 0.7), rationalize=False, teachers=("qwe
 
 
 def begin(folder: Path, base: Writer, qwen: Writer | None, method: Method = METHOD) -> Run:
-    teachers = {"qwen": Teacher(trainable=True, open=lambda: qwen)} if qwen else {}
+    teachers = {"qwen": Teacher(trainable=True, open=always(qwen))} if qwen else {}
     return begin_run(
-        PROBLEMS, method, folder, lambda _: base, lambda *_: None, source="p", teachers=teachers
+        PROBLEMS, method, folder, always(base), lambda *_: None, source="p", teachers=teachers
     )
+
+
+def always(writer: Writer) -> Callable[..., Awaitable[Writer]]:
+    async def opened(*_: object) -> Writer:
+        return writer
+
+    return opened
 
 
 def of(rationales: list[Rationale], by: str) -> list[Rationale]:
@@ -95,24 +102,27 @@ async def test_a_run_goes_on_without_asking_its_teachers_again(tmp_path: Path) -
     first = await begin(
         tmp_path / "run", Writer("base", range(20)), Writer("qwen", range(60))
     ).sample(1)
-    again = open_run(tmp_path / "run", lambda _: Writer("base", range(0)), lambda *_: None)
+    again = open_run(tmp_path / "run", always(Writer("base", range(0))), lambda *_: None)
     assert await again.sample(1) == first
 
 
 async def test_a_teacher_that_is_missing_is_named(tmp_path: Path) -> None:
-    run = begin(tmp_path / "run", Writer("base", range(20)), None)
+    with pytest.raises(ConfigurationError, match="qwen, a teacher, is no member"):
+        begin(tmp_path / "run", Writer("base", range(20)), None)
+    begin(tmp_path / "run", Writer("base", range(20)), Writer("qwen", range(20)))
+    again = open_run(tmp_path / "run", always(Writer("base", range(20))), lambda *_: None)
     with pytest.raises(ConfigurationError, match="qwen, a teacher of this run, is not there"):
-        await run.sample(1)
+        await again.sample(1)
 
 
 def test_a_teacher_that_may_not_train_a_model_is_refused(tmp_path: Path) -> None:
-    claude = Teacher(trainable=False, open=lambda: Writer("claude", range(60)))
+    claude = Teacher(trainable=False, open=always(Writer("claude", range(60))))
     with pytest.raises(ConfigurationError, match=r"claude cannot teach.*\[members\.claude\]"):
         begin_run(
             PROBLEMS,
             replace(METHOD, teachers=("claude",)),
             tmp_path / "run",
-            lambda _: Writer("base", range(20)),
+            always(Writer("base", range(20))),
             lambda *_: None,
             source="p",
             teachers={"claude": claude},

@@ -1,0 +1,160 @@
+"""Who samples for a run, as the command line says: this process, a host, or a cluster.
+
+That is no part of a run's manifest, for it is to make no difference to the rows: a run may be
+begun here and go on elsewhere. It stands beside it in `engine.json`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.cli.console import settings
+from app.errors import ConfigurationError
+from app.runs import write_text
+
+if TYPE_CHECKING:
+    from app.providers import Provider
+    from app.settings import Seat
+    from app.star.loop import Method, Teacher
+    from app.star.sampling import Sampler
+
+
+class Kind(StrEnum):
+    local = "local"
+    host = "host"
+    ray = "ray"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What samples. `host` names a member of starboard.toml, asked for `concurrency` completions
+    at a time; `workers`, `gpus` for each, and `address` are of a Ray cluster."""
+
+    kind: Kind = Kind.local
+    host: str | None = None
+    concurrency: int = 16
+    workers: int = 2
+    gpus: float = 0.0
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind is Kind.host) != (self.host is not None):
+            raise ConfigurationError(
+                "`--engine host` and `--host NAME`, a member of starboard.toml, go together"
+            )
+
+    def save(self, folder: Path) -> None:
+        write_text(folder / "engine.json", json.dumps(asdict(self), indent=2))
+
+    @classmethod
+    def of(cls, folder: Path) -> Engine:
+        """What a run was last begun with; this process, if nothing is said."""
+        path = folder / "engine.json"
+        if not path.is_file():
+            return cls()
+        said = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**said | {"kind": Kind(said["kind"])})
+
+
+@dataclass(frozen=True)
+class Members:
+    """The members of starboard.toml, opened when they are asked for the first time."""
+
+    seats: Mapping[str, Seat]
+    stack: AsyncExitStack
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, *, needed: bool) -> AsyncIterator[Members]:
+        """If none is `needed`, the settings are not read."""
+        async with AsyncExitStack() as stack:
+            seats = settings().seats if needed else ()
+            yield cls({seat.name: seat for seat in seats}, stack)
+
+    async def provider(self, name: str) -> Provider:
+        """Raises `ConfigurationError` if there is none of that name, or its key is missing."""
+        from app.providers.http import open_http
+        from app.settings import missing_key
+        from app.wiring import Engines, build_provider
+
+        if name not in self.seats:
+            raise ConfigurationError(
+                f"no member is called {name}: there are {', '.join(sorted(self.seats))}"
+            )
+        spec = self.seats[name].spec
+        if lacks := missing_key(spec):
+            raise ConfigurationError(f"{name} cannot be asked: {lacks}")
+        http = open_http()
+        self.stack.push_async_callback(http.aclose)
+        configured = settings()
+        return await build_provider(
+            name, spec, configured, http, Engines(configured.engine, self.stack)
+        )
+
+    def teachers(self) -> dict[str, Teacher]:
+        from app.star.loop import Teacher
+
+        return {
+            name: Teacher(seat.trainable, partial(self._sampler, name))
+            for name, seat in self.seats.items()
+        }
+
+    async def _sampler(self, name: str) -> Sampler:
+        from app.star.hosts import HostSampler
+
+        return HostSampler(await self.provider(name))
+
+
+async def open_sampler(
+    engine: Engine, members: Members, method: Method, adapter: Path | None
+) -> Sampler:
+    """A sampler for the base of a run, with an adapter or without."""
+    from app.star.sampling import open_local_sampler
+
+    match engine.kind:
+        case Kind.local:
+            return await asyncio.to_thread(
+                open_local_sampler,
+                method.base,
+                adapter,
+                seed=method.seed,
+                batch=method.sampling_batch,
+            )
+        case Kind.ray:
+            from app.star.clusters import RaySampler
+
+            return RaySampler(
+                method.base,
+                adapter and Path.cwd() / adapter,
+                engine.workers,
+                gpus=engine.gpus,
+                address=engine.address,
+                seed=method.seed,
+                batch=method.sampling_batch,
+            )
+        case Kind.host:
+            return await _host(engine, members, adapter)
+
+
+async def _host(engine: Engine, members: Members, adapter: Path | None) -> Sampler:
+    from app.providers.openai_compatible import OpenAICompatibleProvider
+    from app.star.hosts import HostSampler, load_adapter
+
+    provider = await members.provider(str(engine.host))
+    if adapter is None:
+        return HostSampler(provider, engine.concurrency)
+    if not isinstance(provider, OpenAICompatibleProvider):
+        raise ConfigurationError(
+            f"{engine.host} takes no adapters: sample with vLLM, as a member with"
+            ' `provider = "openai_compatible"`, or with `--engine local`'
+        )
+    name = await load_adapter(provider, adapter)
+    return HostSampler(replace(provider, model=name), engine.concurrency)
