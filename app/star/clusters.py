@@ -14,17 +14,20 @@ import asyncio
 import logging
 import os
 import pickle
+import socket
 import warnings
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from app.errors import ConfigurationError
 from app.model_folders import require
 from app.star.sampling import BATCH, Outcome, Shards, open_local_sampler, sampler_name
 
 OBJECT_STORE_BYTES = 128 * 2**20
+KNOCK_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class RaySampler:
     the iteration. A cluster that the process is already connected to is used, and left as it is.
     Ray listens on the network, and whoever it lets in runs what he likes. By its source (2.60) it
     asks for the token in `~/.ray/auth_token`, which it makes, unless RAY_AUTH_MODE says otherwise;
-    that a stranger is refused was not tried. A wrong address may wait for minutes.
+    that a stranger is refused was not tried.
     """
 
     base: str
@@ -91,6 +94,7 @@ class RaySampler:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if self.address:
+            _knock(self.address)
             ray.init(self.address, **quiet)
             return
         ray.init(
@@ -125,6 +129,17 @@ class RaySampler:
             )
             .iter_rows()
         )
+
+
+def _knock(address: str) -> None:
+    """Raise `ConfigurationError` if nobody listens there: Ray itself would wait for minutes."""
+    at = urlsplit(address if "://" in address else f"ray://{address}")
+    if at.hostname is None or at.port is None:
+        return  # "auto", or a cluster by its name
+    try:
+        socket.create_connection((at.hostname, at.port), KNOCK_S).close()
+    except OSError as error:
+        raise ConfigurationError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 class _Worker:

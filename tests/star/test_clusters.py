@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -135,4 +136,14 @@ async def test_a_base_that_the_workers_cannot_open_is_named(tmp_path: Path) -> N
 async def test_nothing_to_sample_starts_nothing(base: str) -> None:
     async for _ in RaySampler(base).sample({}):
         raise AssertionError
+    assert not ray.is_initialized()
+
+
+async def test_an_address_where_nobody_listens_is_named(base: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but not listening
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"no Ray cluster answers at 127.0.0.1:{port}"):
+            async for _ in RaySampler(base, address=f"127.0.0.1:{port}").sample(SHARDS):
+                pass
     assert not ray.is_initialized()
