@@ -171,6 +171,23 @@ def init(
     k_temperature: Annotated[
         float, typer.Option(min=0, max=2, help="Their temperature.", rich_help_panel=MEASURING)
     ] = 0.7,
+    regression: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Problems of another kind, to see what is unlearned; in any form PROBLEMS has.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    max_regression: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How much worse than the base, as a share of them, a promoted adapter may be.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = 0.05,
 ) -> None:
     """Begin a run: settle its settings and split the problems. Nothing is sampled yet."""
     from app.star.loop import Method, begin_run
@@ -187,6 +204,7 @@ def init(
         k=k,
         k_temperature=k_temperature,
         plateau=plateau,
+        max_regression=max_regression,
         seed=seed,
         sampling_batch=sampling_batch,
         shares=Shares(validation, test),
@@ -207,11 +225,15 @@ def init(
         ),
     )
     named, found = _problems(problems, seed, drop_duplicates=drop_duplicates)
-    run = begin_run(found, method, out, _never, _silent, source=named)
+    general = (
+        _problems(regression, seed, drop_duplicates=drop_duplicates) if regression else None
+    )
+    run = begin_run(found, method, out, _never, _silent, source=named, regression=general)
     parts = run.problems
     err.print(
         f"{len(parts.train):,} problems to train on, {len(parts.validation):,} to validate,"
         f" {len(parts.test):,} to test"
+        + (f", {len(run.regression):,} against regression" if run.regression else "")
     )
 
 
@@ -297,7 +319,8 @@ def promote(
         bool, typer.Option("--roll-back", help="Go back to the adapter promoted before.")
     ] = False,
 ) -> None:
-    """Take an iteration's adapter for the current one, if it is better on validation problems."""
+    """Take an iteration's adapter for the current one, if it is better on validation problems and
+    not much worse than the base on the regression set."""
     from app.star import loop
 
     if roll_back:
@@ -306,7 +329,8 @@ def promote(
     else:
         number = iteration or loop.unfinished(folder)
         better = _stage(folder, number, lambda run, number: run.promote(number, again=True))
-        said = f"Iteration {number} {'is current' if better else 'is not better: it stays behind'}."
+        why_not = loop.held_back(folder, number) or "is not better"
+        said = f"Iteration {number} {'is current' if better else f'{why_not}: it stays behind'}."
     stdout.print(Text(said))
     if current := loop.promoted(folder):
         with _opened(folder) as run:
@@ -390,8 +414,9 @@ def _opened(folder: Path) -> Iterator[Run]:
 
 def _show(folder: Path) -> None:
     """Accuracy of every model that was measured, and what became of the rationales."""
+    from app.star.loop import held_back
     from app.star.rationales import counted
-    from app.star.report import results, share
+    from app.star.report import regression_share, results, share
 
     found = results(folder)
     table = Table(box=None)
@@ -400,23 +425,29 @@ def _show(folder: Path) -> None:
     k = max((one.test["k"] for one in found.measured), default=0)
     for heading in (f"pass@{k}", f"maj@{k}") if k else ():
         table.add_column(heading, justify="right")
+    general = any(one.regression for one in found.measured)
+    if general:
+        table.add_column("regression set right, 95 %", no_wrap=True)
     table.add_column("kept", justify="right")
     table.add_column("rationalized", justify="right")
-    dropped = []
+    lines = []
     for one in found.measured:
         cells = [one.name, share(one.test)]
         cells += [f"{one.test[key]:.1%}" for key in ("pass@k", "maj@k") if k]
+        cells += [regression_share(one)] if general else []
         number = one.name.removeprefix("iteration ")
         if number.isdecimal():
             fates = dict(counted(found.rationales[int(number)]))
             kept = [fates.pop(origin, 0) for origin in ("generated", "rationalized")]
             cells += [str(sum(kept)), str(kept[1])]
             said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
-            dropped.append(f"Dropped in {one.name}: {said or 'nothing'}.")
+            lines.append(f"Dropped in {one.name}: {said or 'nothing'}.")
+            if why_not := held_back(folder, int(number)):
+                lines.append(f"{one.name.capitalize()} {why_not}: it was not promoted.")
         table.add_row(*map(Text, cells))
     if found.measured:
         stdout.print(table)
-    for line in dropped:
+    for line in lines:
         stdout.print(Text(line))
     now = f"iteration {found.promoted[-1]}" if found.promoted else "the base"
     stdout.print(Text(f"Current: {now}."))

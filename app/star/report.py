@@ -19,7 +19,7 @@ from typing import Any
 from app.errors import ConfigurationError
 from app.jsonl import read_rows
 from app.runs import write_text
-from app.star.loop import PARTS, promoted
+from app.star.loop import PARTS, held_back, promoted
 from app.star.problems import Problem, read_problems
 from app.star.prompts import asked
 from app.star.rationales import Rationale, counted
@@ -30,11 +30,13 @@ BASES = (("base few-shot", "base/few-shot-"), ("base zero-shot", "base/zero-shot
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The measures of one model on test and validation problems, as they stand in its file."""
+    """The measures of one model on each set of problems, as they stand in its file. `regression`
+    is None for the base zero-shot, and in a run without a regression set."""
 
     name: str
     test: Mapping[str, Any]
     validation: Mapping[str, Any]
+    regression: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,10 @@ def share(measures: Mapping[str, Any]) -> str:
     return f"{measures['pass@1']:.1%} [{low:.1%}, {high:.1%}]".replace("%,", ",").replace("%", " %")
 
 
+def regression_share(one: Measured) -> str:
+    return share(one.regression) if one.regression else ""
+
+
 def write_report(folder: Path) -> Path:
     """`report.html` in the folder of the run, and a `README.md` in each adapter's.
 
@@ -125,6 +131,12 @@ def card(name: str, found: Results) -> str:
         f" {counts['validation']} to validate, {counts['test']} to test, parted by the hash of"
         " each problem's group.",
     ]
+    general = found.manifest.get("regression")
+    if general:
+        lines += [
+            f"- Regression set, never trained on: {general['count']} problems of"
+            f" `{general['source']}`, sha256 of its rows `{general['problems_sha256']}`."
+        ]
     if number is None:
         lines += ["- Trained on the reference answers alone, without rationales."]
     else:
@@ -152,9 +164,15 @@ def card(name: str, found: Results) -> str:
         "",
     ]
     lines += ["Greedy, on test problems of which no group was trained on; 95 % intervals.", ""]
-    lines += ["| model | accuracy |", "|---|---|"]
     wanted = {"base few-shot", "base zero-shot", "direct", name}
-    lines += [f"| {one.name} | {share(one.test)} |" for one in found.measured if one.name in wanted]
+    columns = ["model", "accuracy", *(["regression set"] if general else [])]
+    rows = [
+        [one.name, share(one.test), *([regression_share(one)] if general else [])]
+        for one in found.measured
+        if one.name in wanted
+    ]
+    lines += [f"| {' | '.join(row)} |" for row in (columns, *rows)]
+    lines.insert(-len(rows), f"|{'---|' * len(columns)}")
     lines += [
         "",
         "## Licence and limits",
@@ -192,7 +210,14 @@ def _page(folder: Path, found: Results) -> str:
         f" {', '.join(f'iteration {n}' for n in found.promoted) or 'none'}.</p>",
     ]
     if found.measured:
-        parts += ["<h2>Accuracy</h2>", _accuracy(found), _measures(found.measured)]
+        parts += ["<h2>Accuracy</h2>", _accuracy([(one.name, one.test) for one in found.measured])]
+        parts += [_measures(found.measured)]
+    general = [(one.name, one.regression) for one in found.measured if one.regression]
+    if general:
+        held = {n: held_back(folder, n) for n in found.rationales}
+        said = [f"Iteration {n} {why}: it was not promoted." for n, why in held.items() if why]
+        parts += ["<h2>Regression set</h2>", _accuracy(general)]
+        parts += [f"<p>{escape(one)}</p>" for one in said]
     if found.rationales:
         parts += ["<h2>Rationales</h2>", _shares(found), _fates(found), _lengths(found)]
         parts += ["<h2>To read</h2>", *_examples(folder, found)]
