@@ -225,9 +225,7 @@ def init(
         ),
     )
     named, found = _problems(problems, seed, drop_duplicates=drop_duplicates)
-    general = (
-        _problems(regression, seed, drop_duplicates=drop_duplicates) if regression else None
-    )
+    general = _problems(regression, seed, drop_duplicates=drop_duplicates) if regression else None
     run = begin_run(found, method, out, _never, _silent, source=named, regression=general)
     parts = run.problems
     err.print(
@@ -414,9 +412,8 @@ def _opened(folder: Path) -> Iterator[Run]:
 
 def _show(folder: Path) -> None:
     """Accuracy of every model that was measured, and what became of the rationales."""
-    from app.star.loop import held_back
     from app.star.rationales import counted
-    from app.star.report import regression_share, results, share
+    from app.star.report import results, share
 
     found = results(folder)
     table = Table(box=None)
@@ -427,27 +424,26 @@ def _show(folder: Path) -> None:
         table.add_column(heading, justify="right")
     general = any(one.regression for one in found.measured)
     if general:
-        table.add_column("regression set right, 95 %", no_wrap=True)
+        table.add_column("regression", justify="right")
     table.add_column("kept", justify="right")
     table.add_column("rationalized", justify="right")
-    lines = []
+    dropped = []
     for one in found.measured:
         cells = [one.name, share(one.test)]
         cells += [f"{one.test[key]:.1%}" for key in ("pass@k", "maj@k") if k]
-        cells += [regression_share(one)] if general else []
+        if general:
+            cells.append(f"{one.regression['pass@1']:.1%}" if one.regression else "")
         number = one.name.removeprefix("iteration ")
         if number.isdecimal():
             fates = dict(counted(found.rationales[int(number)]))
             kept = [fates.pop(origin, 0) for origin in ("generated", "rationalized")]
             cells += [str(sum(kept)), str(kept[1])]
             said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
-            lines.append(f"Dropped in {one.name}: {said or 'nothing'}.")
-            if why_not := held_back(folder, int(number)):
-                lines.append(f"{one.name.capitalize()} {why_not}: it was not promoted.")
+            dropped.append(f"Dropped in {one.name}: {said or 'nothing'}.")
         table.add_row(*map(Text, cells))
     if found.measured:
         stdout.print(table)
-    for line in lines:
+    for line in (*dropped, *found.held_back):
         stdout.print(Text(line))
     now = f"iteration {found.promoted[-1]}" if found.promoted else "the base"
     stdout.print(Text(f"Current: {now}."))

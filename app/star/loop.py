@@ -241,8 +241,8 @@ class Run:
             if better and lost["drop"] > self.method.max_regression:
                 decided["promoted"] = False
                 decided["reason"] = (
-                    f"is better, but {100 * lost['drop']:.1f} points under the base on the"
-                    f" regression set, where {100 * self.method.max_regression:.1f} are allowed"
+                    f"is better, but {100 * lost['drop']:.3g} points under the base on the"
+                    f" regression set, where {100 * self.method.max_regression:.3g} are allowed"
                 )
         if decided["promoted"]:
             write_text(self.folder / "promoted.json", json.dumps([*history, number]))
@@ -344,7 +344,7 @@ class Run:
     async def _evaluated(
         self, folder: Path, name: str, adapter: Path | None, *, shots: bool
     ) -> Evaluation:
-        """Validation, test and regression problems, all greedily, those for test in k samples."""
+        """All sets of problems greedily, the test problems in k samples too."""
         prefix = f"{name}-" if name else ""
         result = folder / f"{prefix}evaluation.json"
         sampler: list[Sampler] = []
@@ -359,8 +359,8 @@ class Run:
             "test": (self.problems.test, self.method.k, shots),
         }
         if self.regression and (shots or adapter):
-            # Everyone gets the same prompt, with worked examples: what is told apart is what a
-            # model can do, not whether it knows in which form to answer.
+            # Worked examples for everyone: what is told apart is then what a model can do, and not
+            # whether it knows in which form to answer.
             asked_of["regression"] = (self.regression, 0, True)
         found = {}
         for part, (problems, k, with_shots) in asked_of.items():

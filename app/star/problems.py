@@ -176,9 +176,7 @@ def split(problems: Iterable[Problem], shares: Shares) -> Split:
     return Split(**{name: tuple(members) for name, members in parts.items()})
 
 
-def refuse_leaks(
-    train: Iterable[Problem], test: Iterable[Problem], called: str = "test"
-) -> None:
+def refuse_leaks(train: Iterable[Problem], test: Iterable[Problem], called: str = "test") -> None:
     """Raise `DataError` if a test problem, its question or its group is among the training ones."""
     trained = {key: one for one in train for key in _keys(one)}
     leaks = [(one, trained[key]) for one in test for key in _keys(one) if key in trained]
