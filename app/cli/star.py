@@ -182,6 +182,23 @@ def init(
     k_temperature: Annotated[
         float, typer.Option(min=0, max=2, help="Their temperature.", rich_help_panel=MEASURING)
     ] = 0.7,
+    regression: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Problems of another kind, to see what is unlearned; in any form PROBLEMS has.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = None,
+    max_regression: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How much worse than the base, as a share of them, a promoted adapter may be.",
+            rich_help_panel=MEASURING,
+        ),
+    ] = 0.05,
     engine: Annotated[
         Kind,
         typer.Option(
@@ -226,6 +243,7 @@ def init(
         k=k,
         k_temperature=k_temperature,
         plateau=plateau,
+        max_regression=max_regression,
         seed=seed,
         sampling_batch=sampling_batch,
         teachers=tuple(teacher or ()),
@@ -247,12 +265,14 @@ def init(
         ),
     )
     named, found = _problems(problems, seed, drop_duplicates=drop_duplicates)
-    run = asyncio.run(_begun(found, method, out, named))
+    general = _problems(regression, seed, drop_duplicates=drop_duplicates) if regression else None
+    run = asyncio.run(_begun(found, method, out, named, general))
     samples_on.save(out)
     parts = run.problems
     err.print(
         f"{len(parts.train):,} problems to train on, {len(parts.validation):,} to validate,"
         f" {len(parts.test):,} to test"
+        + (f", {len(run.regression):,} against regression" if run.regression else "")
     )
 
 
@@ -343,7 +363,8 @@ def promote(
         bool, typer.Option("--roll-back", help="Go back to the adapter promoted before.")
     ] = False,
 ) -> None:
-    """Take an iteration's adapter for the current one, if it is better on validation problems."""
+    """Take an iteration's adapter for the current one, if it is better on validation problems and
+    not much worse than the base on the regression set."""
     from app.star import loop
 
     if roll_back:
@@ -356,7 +377,8 @@ def promote(
             return run.promote(number, again=True)
 
         better = _stage(folder, number, decided)
-        said = f"Iteration {number} {'is current' if better else 'is not better: it stays behind'}."
+        why_not = loop.held_back(folder, number) or "is not better"
+        said = f"Iteration {number} {'is current' if better else f'{why_not}: it stays behind'}."
     stdout.print(Text(said))
     if current := loop.promoted(folder):
         adapter = folder / f"iteration-{current[-1]}" / "adapter"
@@ -404,12 +426,25 @@ def _problems(source: str, seed: int, *, drop_duplicates: bool) -> tuple[str, li
     return path.name, read_problems(path, "drop" if drop_duplicates else "refuse")
 
 
-async def _begun(found: list[Problem], method: Method, folder: Path, source: str) -> Run:
+async def _begun(
+    found: list[Problem],
+    method: Method,
+    folder: Path,
+    source: str,
+    regression: tuple[str, list[Problem]] | None,
+) -> Run:
     from app.star.loop import begin_run
 
     async with Members.open(needed=bool(method.teachers)) as members:
         return begin_run(
-            found, method, folder, _never, _silent, source=source, teachers=members.teachers()
+            found,
+            method,
+            folder,
+            _never,
+            _silent,
+            source=source,
+            teachers=members.teachers(),
+            regression=regression,
         )
 
 
@@ -461,12 +496,17 @@ def _show(folder: Path) -> None:
     k = max((one.test["k"] for one in found.measured), default=0)
     for heading in (f"pass@{k}", f"maj@{k}") if k else ():
         table.add_column(heading, justify="right")
+    general = any(one.regression for one in found.measured)
+    if general:
+        table.add_column("regression", justify="right")
     table.add_column("kept", justify="right")
     table.add_column("rationalized", justify="right")
     dropped = []
     for one in found.measured:
         cells = [one.name, share(one.test)]
         cells += [f"{one.test[key]:.1%}" for key in ("pass@k", "maj@k") if k]
+        if general:
+            cells.append(f"{one.regression['pass@1']:.1%}" if one.regression else "")
         number = one.name.removeprefix("iteration ")
         if number.isdecimal():
             fates = dict(counted(found.rationales[int(number)]))
@@ -477,7 +517,7 @@ def _show(folder: Path) -> None:
         table.add_row(*map(Text, cells))
     if found.measured:
         stdout.print(table)
-    for line in dropped:
+    for line in (*dropped, *found.held_back):
         stdout.print(Text(line))
     now = f"iteration {found.promoted[-1]}" if found.promoted else "the base"
     stdout.print(Text(f"Current: {now}."))

@@ -2,6 +2,7 @@
 
     run/manifest.json                what made it: settings, seeds, versions, hashes, counts
     run/problems/{train,validation,test}.jsonl
+    run/problems/regression.jsonl    problems of another kind, if there are any
     run/base/                        the base model: few-shot and zero-shot
     run/direct/                      trained on the answers alone
     run/iteration-1/
@@ -12,8 +13,10 @@
         rationales.jsonl             all of it, verified, with why it was dropped
         adapter/                     always from the base
         validation.jsonl, test.jsonl what the new model says to problems it never saw
+        regression.jsonl             and to those of another kind
         evaluation.json
-        promotion.json               whether it was better than what was current, and by how much
+        promotion.json               whether it was better than what was current, by how much, and
+                                     what it lost elsewhere
     run/promoted.json                which adapters were promoted, the last of them the current one
 
 Every file is written whole or not at all, and what is there is not made again, so the command that
@@ -76,6 +79,8 @@ class Method:
     drawn at `k_temperature` for pass@k and maj@k; 0: greedy alone. `plateau`: the least gain in
     validation accuracy for which another iteration is begun. `sampling_batch` prompts are decoded
     at a time; draws at a temperature depend on it. `teachers` are named here, and given to the run.
+    `max_regression`: by how much an adapter's share of right answers on the regression set may be
+    under the base's, if it is to be promoted.
     """
 
     base: str
@@ -86,6 +91,7 @@ class Method:
     k: int = 0
     k_temperature: float = 0.7
     plateau: float = 0.0
+    max_regression: float = 0.05
     seed: int = 0
     sampling_batch: int = BATCH
     teachers: tuple[str, ...] = ()
@@ -109,7 +115,8 @@ class Teacher:
 @dataclass(frozen=True)
 class Run:
     """A run directory that was begun. `tell` hears of progress. `teachers` are those that could be
-    asked; the method names those that are.
+    asked; the method names those that are. `regression` problems are of another kind than those it
+    learns from, and tell whether it unlearns something; () for none.
 
     Raises `ConfigurationError` if one of them may not train a model.
     """
@@ -120,6 +127,7 @@ class Run:
     tell: Tell
     problems: Split
     teachers: Mapping[str, Teacher] = field(default_factory=dict)
+    regression: Sequence[Problem] = ()
 
     def __post_init__(self) -> None:
         for name in self.method.teachers:
@@ -209,7 +217,8 @@ class Run:
 
     def promote(self, number: int, *, again: bool = False) -> bool:
         """Take this iteration's adapter for the current one, if it is better on validation
-        problems than the current one, or than the base with worked examples.
+        problems than the current one, or than the base with worked examples, and did not lose
+        more than `max_regression` against the base on the regression set.
 
         This is decided once, so that a roll-back stands when the run goes on; `again`: anew.
         """
@@ -225,12 +234,28 @@ class Run:
         )
         found = paired(mine, _attempts(current))
         better = found["only_first"] > found["only_other"]
-        if better:
-            write_text(self.folder / "promoted.json", json.dumps([*history, number]))
         against = f"iteration-{history[-1]}" if history else "base"
         decided = {"promoted": better, "against": against, **found}
+        if self.regression:
+            lost = self._lost(number)
+            decided["regression"] = lost
+            if better and lost["drop"] > self.method.max_regression:
+                decided["promoted"] = False
+                decided["reason"] = (
+                    f"is better, but {100 * lost['drop']:.3g} points under the base on the"
+                    f" regression set, where {100 * self.method.max_regression:.3g} are allowed"
+                )
+        if decided["promoted"]:
+            write_text(self.folder / "promoted.json", json.dumps([*history, number]))
         write_text(path, json.dumps(decided, indent=2))
-        return better
+        return bool(decided["promoted"])
+
+    def _lost(self, number: int) -> Mapping[str, float]:
+        """Against the base on the regression set; `drop` is a share of it, below 0 for a gain."""
+        base = self.folder / "base" / "few-shot-regression.jsonl"
+        found = paired(_attempts(self.iteration(number) / "regression.jsonl"), _attempts(base))
+        drop = (found["only_other"] - found["only_first"]) / len(self.regression)
+        return {**found, "drop": drop}
 
     @property
     def _asking(self) -> Asking:
@@ -321,7 +346,7 @@ class Run:
     async def _evaluated(
         self, folder: Path, name: str, adapter: Path | None, *, shots: bool
     ) -> Evaluation:
-        """Validation and test problems, each greedily and, for the latter, in k samples."""
+        """All sets of problems greedily, the test problems in k samples too."""
         prefix = f"{name}-" if name else ""
         result = folder / f"{prefix}evaluation.json"
         sampler: list[Sampler] = []
@@ -331,14 +356,20 @@ class Run:
                 sampler.append(await self.open(adapter))
             return sampler[0]
 
+        asked_of: dict[str, tuple[Sequence[Problem], int, bool]] = {
+            "validation": (self.problems.validation, 0, shots),
+            "test": (self.problems.test, self.method.k, shots),
+        }
+        if self.regression and (shots or adapter):
+            # Worked examples for everyone: what is told apart is then what a model can do, and not
+            # whether it knows in which form to answer.
+            asked_of["regression"] = (self.regression, 0, True)
         found = {}
-        for part in ("validation", "test"):
-            problems: Sequence[Problem] = getattr(self.problems, part)
-            k = self.method.k if part == "test" else 0
+        for part, (problems, k, with_shots) in asked_of.items():
             path = folder / f"{prefix}{part}.jsonl"
             said = folder / f"{prefix}{part}-said.jsonl"
             if not path.is_file():
-                asked = self._questions(problems, k, shots=shots)
+                asked = self._questions(problems, k, shots=with_shots)
                 outcomes = await self._sampled(said, [p for *_, p in asked], opened)
                 attempts = [
                     attempt(problem, sample, outcome)
@@ -382,42 +413,51 @@ def begin_run(
     *,
     source: str,
     teachers: Mapping[str, Teacher] | None = None,
+    regression: tuple[str, Sequence[Problem]] | None = None,
 ) -> Run:
     """Begin a run, or go on with it. The split is fixed here, before the first iteration.
 
     `source` is what the problems are called in the manifest: a file's name, or "sums:1000".
+    `regression` is the same name for the regression set, and its problems.
 
     Raises `ConfigurationError` if the folder holds another run, or a teacher is not there or may
-    not train a model, `DataError` if a part is empty.
+    not train a model, `DataError` if a part is empty, leaks into training, or tells nothing.
     """
     for name in method.teachers:
         if name not in (teachers or {}):
-            raise ConfigurationError(
-                f"{name}, a teacher, is no member of the board: see to its row"
-            )
+            raise ConfigurationError(f"{name}, a teacher, is no member: see to its row")
     parts = split(problems, method.shares)
-    run = Run(folder, method, opened, tell, parts, teachers or {})
+    called, general = regression or ("", ())
+    run = Run(folder, method, opened, tell, parts, teachers or {}, general)
     for part in PARTS:
         if not getattr(parts, part):
             raise DataError(f"no problem is left for {part}: more problems, or other shares, help")
     refuse_leaks(parts.train, [*parts.validation, *parts.test])
-    rows = json.dumps([as_row(problem) for problem in problems], ensure_ascii=False)
-    begin(
-        folder,
-        {
-            "method": asdict(method),
-            "source": source,
-            "problems_sha256": hashlib.sha256(rows.encode()).hexdigest(),
-            "counts": {part: len(getattr(parts, part)) for part in PARTS},
-            "versions": {
-                name: metadata.version(name)
-                for name in ("starboard", "torch", "transformers", "peft", "trl")
-            },
+    refuse_leaks(parts.train, general, "regression")
+    if any(one.reference is None for one in general):
+        raise DataError(f"{called}: a problem without an answer cannot show a regression")
+    settled: dict[str, object] = {
+        "method": asdict(method),
+        "source": source,
+        "problems_sha256": _sha256(problems),
+        "counts": {part: len(getattr(parts, part)) for part in PARTS},
+        "versions": {
+            name: metadata.version(name)
+            for name in ("starboard", "torch", "transformers", "peft", "trl")
         },
-    )
+    }
+    if general:
+        settled["regression"] = {
+            "source": called,
+            "problems_sha256": _sha256(general),
+            "count": len(general),
+        }
+    begin(folder, settled)
     (folder / "problems").mkdir(exist_ok=True)
     for part in PARTS:
         write_rows(folder / "problems" / f"{part}.jsonl", map(as_row, getattr(parts, part)))
+    if general:
+        write_rows(folder / "problems" / "regression.jsonl", map(as_row, general))
     return run
 
 
@@ -430,7 +470,9 @@ def open_run(
     """
     method = method_of(folder)
     parts = {part: tuple(read_problems(folder / "problems" / f"{part}.jsonl")) for part in PARTS}
-    return Run(folder, method, opened, tell, Split(**parts), teachers or {})
+    general = folder / "problems" / "regression.jsonl"
+    regression = read_problems(general) if general.is_file() else ()
+    return Run(folder, method, opened, tell, Split(**parts), teachers or {}, regression)
 
 
 def method_of(folder: Path) -> Method:
@@ -457,6 +499,13 @@ def promoted(folder: Path) -> list[int]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
+def held_back(folder: Path, number: int) -> str | None:
+    """Why an iteration that was better was not promoted, as "is better, but ..."."""
+    path = folder / f"iteration-{number}" / "promotion.json"
+    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return cast("str | None", said.get("reason"))
+
+
 def roll_back(folder: Path) -> int | None:
     """Make the adapter before the current one the current one; None: the base is left.
 
@@ -476,6 +525,11 @@ def unfinished(folder: Path) -> int:
         for number in itertools.count(1)
         if not (folder / f"iteration-{number}" / "promotion.json").is_file()
     )
+
+
+def _sha256(problems: Sequence[Problem]) -> str:
+    rows = json.dumps([as_row(problem) for problem in problems], ensure_ascii=False)
+    return hashlib.sha256(rows.encode()).hexdigest()
 
 
 def _by(teacher: str, outcome: Outcome) -> str:

@@ -176,7 +176,7 @@ def split(problems: Iterable[Problem], shares: Shares) -> Split:
     return Split(**{name: tuple(members) for name, members in parts.items()})
 
 
-def refuse_leaks(train: Iterable[Problem], test: Iterable[Problem]) -> None:
+def refuse_leaks(train: Iterable[Problem], test: Iterable[Problem], called: str = "test") -> None:
     """Raise `DataError` if a test problem, its question or its group is among the training ones."""
     trained = {key: one for one in train for key in _keys(one)}
     leaks = [(one, trained[key]) for one in test for key in _keys(one) if key in trained]
@@ -184,7 +184,7 @@ def refuse_leaks(train: Iterable[Problem], test: Iterable[Problem]) -> None:
         one, known = leaks[0]
         count = len({leaked.id for leaked, _ in leaks})
         raise DataError(
-            f"{count} test problems are also in training, the first of them"
+            f"{count} {called} problems are also in training, the first of them"
             f" {one.question[:80]!r} (training has {known.question[:80]!r}); take them out of one"
             " of the two, or split a single set"
         )

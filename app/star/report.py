@@ -12,40 +12,48 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import StringIO
+from math import nan, sqrt
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from app.errors import ConfigurationError
 from app.jsonl import read_rows
 from app.runs import write_text
-from app.star.loop import PARTS, promoted
+from app.star.loop import PARTS, held_back, promoted
 from app.star.problems import Problem, read_problems
 from app.star.prompts import asked
 from app.star.rationales import Rationale, counted
 
 EXAMPLES = 4
+# Colours that are told apart without red and green, and on a grey print.
+KEPT, RATIONALIZED, FAILED = "#0072b2", "#e69f00", "#cccccc"
+LEVELS = {"base few-shot": "#333333", "base zero-shot": "#999999", "direct": "#d55e00"}
 BASES = (("base few-shot", "base/few-shot-"), ("base zero-shot", "base/zero-shot-"))
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The measures of one model on test and validation problems, as they stand in its file."""
+    """The measures of one model on each set of problems, as they stand in its file. `regression`
+    is None for the base zero-shot, and in a run without a regression set."""
 
     name: str
     test: Mapping[str, Any]
     validation: Mapping[str, Any]
+    regression: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All that there is of a run. `rationales` go by iteration."""
+    """All that there is of a run. `rationales` go by iteration; `held_back` says of each one that
+    was better why it was not promoted."""
 
     manifest: Mapping[str, Any]
     measured: tuple[Measured, ...]
     rationales: Mapping[int, Sequence[Rationale]]
     problems: Mapping[str, Problem]
     promoted: tuple[int, ...]
+    held_back: tuple[str, ...]
 
 
 def results(folder: Path) -> Results:
@@ -81,6 +89,11 @@ def results(folder: Path) -> Results:
             for one in read_problems(folder / "problems" / f"{part}.jsonl")
         },
         tuple(promoted(folder)),
+        tuple(
+            f"Iteration {n} {why}: it was not promoted."
+            for n in numbers
+            if (why := held_back(folder, n))
+        ),
     )
 
 
@@ -88,6 +101,10 @@ def share(measures: Mapping[str, Any]) -> str:
     """Accuracy with its interval, as "61.0 % [54.1, 67.5]"."""
     low, high = (abs(round(one, 6)) for one in measures["interval"])  # a rounding below 0 is 0
     return f"{measures['pass@1']:.1%} [{low:.1%}, {high:.1%}]".replace("%,", ",").replace("%", " %")
+
+
+def regression_share(one: Measured) -> str:
+    return share(one.regression) if one.regression else ""
 
 
 def write_report(folder: Path) -> Path:
@@ -125,6 +142,12 @@ def card(name: str, found: Results) -> str:
         f" {counts['validation']} to validate, {counts['test']} to test, parted by the hash of"
         " each problem's group.",
     ]
+    general = found.manifest.get("regression")
+    if general:
+        lines += [
+            f"- Regression set, never trained on: {general['count']} problems of"
+            f" `{general['source']}`, sha256 of its rows `{general['problems_sha256']}`."
+        ]
     if number is None:
         lines += ["- Trained on the reference answers alone, without rationales."]
     else:
@@ -152,9 +175,15 @@ def card(name: str, found: Results) -> str:
         "",
     ]
     lines += ["Greedy, on test problems of which no group was trained on; 95 % intervals.", ""]
-    lines += ["| model | accuracy |", "|---|---|"]
     wanted = {"base few-shot", "base zero-shot", "direct", name}
-    lines += [f"| {one.name} | {share(one.test)} |" for one in found.measured if one.name in wanted]
+    columns = ["model", "accuracy", *(["regression set"] if general else [])]
+    rows = [
+        [one.name, share(one.test), *([regression_share(one)] if general else [])]
+        for one in found.measured
+        if one.name in wanted
+    ]
+    head, *body = (f"| {' | '.join(row)} |" for row in (columns, *rows))
+    lines += [head, f"|{'---|' * len(columns)}", *body]
     lines += [
         "",
         "## Licence and limits",
@@ -176,11 +205,14 @@ def _adapters(folder: Path, found: Results) -> list[tuple[str, Path]]:
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
   color: #222; background: #fff }
-table { border-collapse: collapse } td, th { padding: .2rem .8rem; text-align: left;
-  border-bottom: 1px solid #ddd; vertical-align: top }
-td.n { text-align: right; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; display: block; overflow-x: auto }
+td, th { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd;
+  vertical-align: bottom; white-space: nowrap }
+td:first-child, th:first-child { text-align: left }
+td.n { font-variant-numeric: tabular-nums }
 svg { max-width: 100%; height: auto }
-pre { white-space: pre-wrap; background: #f6f6f6; padding: .6rem; margin: .3rem 0 }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .6rem;
+  margin: .3rem 0 }
 """
 
 
@@ -192,7 +224,13 @@ def _page(folder: Path, found: Results) -> str:
         f" {', '.join(f'iteration {n}' for n in found.promoted) or 'none'}.</p>",
     ]
     if found.measured:
-        parts += ["<h2>Accuracy</h2>", _accuracy(found), _measures(found.measured)]
+        parts += ["<h2>Accuracy</h2>"]
+        parts += [_accuracy("test problems", {one.name: one.test for one in found.measured})]
+        parts += [_measures(found.measured)]
+    general = {one.name: one.regression for one in found.measured if one.regression}
+    if general:
+        parts += ["<h2>Regression set</h2>", _accuracy("regression set", general)]
+        parts += [f"<p>{escape(one)}</p>" for one in found.held_back]
     if found.rationales:
         parts += ["<h2>Rationales</h2>", _shares(found), _fates(found), _lengths(found)]
         parts += ["<h2>To read</h2>", *_examples(folder, found)]
@@ -215,13 +253,16 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _measures(measured: Sequence[Measured]) -> str:
     k = max(one.test["k"] for one in measured)
+    general = any(one.regression for one in measured)
     head = ["model", "right", "of", "accuracy [95 %]", "unread", "tokens"]
     head += [f"pass@{k}", f"maj@{k}"] if k else []
+    head += ["regression set [95 %]"] if general else []
     rows = []
     for one in measured:
         row = [one.name, one.test["right"], one.test["n"], share(one.test), one.test["unverified"]]
         row.append(f"{one.test['mean_tokens']:.0f}")
         row += [f"{one.test[key]:.1%}" for key in ("pass@k", "maj@k") if k]
+        row += [regression_share(one)] if general else []
         rows.append(row)
     return _table(head, rows)
 
@@ -276,22 +317,32 @@ def _quoted(title: str, pairs: Sequence[tuple[str, str]], found: Results) -> str
     return "\n".join(lines)
 
 
-def _accuracy(found: Results) -> str:
-    figure = _figure(8, 3.5)
+def _accuracy(what: str, measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """The iterations as a line; each of the others as a point with a level to hold them against."""
+    figure = _figure(max(8, 0.85 * len(measured)), 3.5)
     axes = figure.add_subplot()
-    shares = [one.test["pass@1"] for one in found.measured]
-    below = [max(0.0, one.test["pass@1"] - one.test["interval"][0]) for one in found.measured]
-    above = [max(0.0, one.test["interval"][1] - one.test["pass@1"]) for one in found.measured]
-    places = range(len(shares))
-    axes.errorbar(places, shares, yerr=(below, above), fmt="o", capsize=4)
-    axes.set_xticks(places, [one.name for one in found.measured])
-    axes.set(ylim=(0, 1), ylabel="test problems right", title="Greedy, with 95 % intervals")
+    names = list(measured)
+    iterations = [name for name in names if name not in LEVELS]
+    lines = [([name], colour) for name, colour in LEVELS.items() if name in measured]
+    for line, colour in (*lines, (iterations, KEPT)):
+        places = [names.index(name) for name in line]
+        shares = [measured[name]["pass@1"] for name in line]
+        ends = [measured[name]["interval"] for name in line]
+        below = [max(0.0, one - low) for one, (low, _) in zip(shares, ends, strict=True)]
+        above = [max(0.0, high - one) for one, (_, high) in zip(shares, ends, strict=True)]
+        axes.errorbar(places, shares, (below, above), fmt="o-", color=colour, capsize=4)
+        if line is not iterations:
+            axes.hlines(shares, places, len(names) - 0.5, colour, "dashed", linewidth=1)
+    axes.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(-0.03, 1.03), ylabel=f"{what} right")
+    axes.yaxis.set_major_formatter("{x:.0%}")
+    axes.set_title("Greedy, with 95 % intervals")
     return _svg(figure)
 
 
 def _shares(found: Results) -> str:
     """Problems of each iteration: solved unaided, solved with a hint, or not at all."""
-    figure = _figure(8, 3)
+    figure = _figure(8, 1.4 + 0.35 * len(found.rationales))
     axes = figure.add_subplot()
     left = [0.0] * len(found.rationales)
     kinds: dict[str, list[float]] = {"generated": [], "rationalized": [], "failed": []}
@@ -303,30 +354,44 @@ def _shares(found: Results) -> str:
         for kind, count in zip(kinds, counts, strict=True):
             kinds[kind].append(count / len(every))
     names = [f"iteration {n}" for n in found.rationales]
-    for kind, values in kinds.items():
-        axes.barh(names, values, left=left, label=kind)
+    for (kind, values), colour in zip(kinds.items(), (KEPT, RATIONALIZED, FAILED), strict=True):
+        axes.barh(names, values, left=left, label=kind, color=colour)
         left = [a + b for a, b in zip(left, values, strict=True)]
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel="share of the problems", title="Kept, rationalized, failed")
-    axes.legend(loc="lower right")
+    axes.set(xlim=(0, 1), xlabel="share of the problems")
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    figure.legend(loc="outside upper center", ncols=len(kinds), frameon=False)
     return _svg(figure)
 
 
 def _lengths(found: Results) -> str:
+    """Words of what was kept: means, with the interval of each from its own spread."""
     figure = _figure(8, 3)
     axes = figure.add_subplot()
-    for origin in ("generated", "rationalized"):
-        means = {
-            n: fmean(len(one.text.split()) for one in standing)
+    for origin, colour, aside in (("generated", KEPT, -0.03), ("rationalized", RATIONALIZED, 0.03)):
+        words = {
+            n: lengths
             for n, ones in found.rationales.items()
-            if (standing := [r for r in ones if r.why_not is None and r.origin == origin])
+            if (lengths := [len(r.text.split()) for r in ones if _stands(r, origin)])
         }
-        axes.plot(list(means), list(means.values()), "o-", label=origin)
+        if words:
+            reach = [
+                1.96 * stdev(one) / sqrt(len(one)) if one[1:] else nan for one in words.values()
+            ]
+            places = [n + aside for n in words]
+            means = list(map(fmean, words.values()))
+            axes.errorbar(places, means, reach, fmt="o-", color=colour, capsize=4, label=origin)
     axes.set_xticks(list(found.rationales))
-    axes.set(xlabel="iteration", ylabel="words", title="Length of what was kept, on average")
+    axes.set(xlim=(min(found.rationales) - 0.5, max(found.rationales) + 0.5))
+    axes.set(xlabel="iteration", ylabel="words")
+    axes.set_title("Mean length of what was kept, with 95 % intervals")
     axes.set_ylim(bottom=0)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return _svg(figure)
+
+
+def _stands(one: Rationale, origin: str) -> bool:
+    return one.why_not is None and one.origin == origin
 
 
 def _figure(width: float, height: float) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.errors import ConfigurationError, DataError
+from app.runs import write_rows
+from app.star.evaluate import Attempt
 from app.star.problems import as_row
 from tests.star.conftest import Taught
 from tests.star.tiny import seven_or_eight
@@ -88,6 +92,34 @@ def test_a_roll_back_is_one_command(tmp_path: Path, given: list[str]) -> None:
         star("promote", "run", "--roll-back")
 
 
+def test_what_was_unlearned_is_said(tmp_path: Path, given: list[str]) -> None:
+    """Ten of the regression set for the base, eight of ten for an adapter that is better."""
+    said = star("init", *given, "--out", "run", "--regression", "carries:10")
+    assert "10 against regression" in said
+    run = tmp_path / "run"
+    assert len((run / "problems" / "regression.jsonl").read_text().splitlines()) == 10
+    for name, right, n in (
+        ("base/few-shot-validation", 0, 2),
+        ("base/few-shot-regression", 10, 10),
+        ("iteration-1/validation", 2, 2),
+        ("iteration-1/regression", 8, 10),
+    ):
+        path = run / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        said_to = [
+            Attempt(str(at), -1, "", "right" if at < right else "wrong", 1) for at in range(n)
+        ]
+        write_rows(path, map(asdict, said_to))
+    assert star("promote", "run").splitlines()[-1] == (
+        "Iteration 1 is better, but 20 points under the base on the regression set, where 5 are"
+        " allowed: it stays behind."
+    )
+    star("init", *given, "--out", "lenient", "--regression", "carries:10", "--max-regression", "1")
+    for folder in ("base", "iteration-1"):
+        shutil.copytree(run / folder, tmp_path / "lenient" / folder)
+    assert "Iteration 1 is current." in star("promote", "lenient", "--iteration", "1")
+
+
 def test_another_run_does_not_go_into_the_same_folder(given: list[str]) -> None:
     star("init", *given, "--out", "run")
     star("init", *given, "--out", "run")
@@ -109,6 +141,8 @@ def test_problems_may_be_made_up(tmp_path: Path) -> None:
         ("nowhere.jsonl", [], "nowhere.jsonl"),
         ("sums:100", ["--validation", "0.6", "--test", "0.6"], "leave nothing to train on"),
         ("sums:100", ["--samples", "2"], "choose a temperature"),
+        ("sums:100", ["--regression", "nowhere.jsonl"], "nowhere.jsonl"),
+        ("sums:100", ["--regression", "sums:100"], "regression problems are also in training"),
     ],
 )
 def test_what_can_be_mended_is_said(problems: str, options: list[str], told: str) -> None:

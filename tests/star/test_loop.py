@@ -9,19 +9,29 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.domain import Prompt
 from app.errors import ConfigurationError, DataError
-from app.star.loop import Method, Run, begin_run, open_run, promoted, roll_back, unfinished
-from app.star.problems import Problem, Shares, split
-from app.star.rationales import Asking, Keeping
+from app.star.loop import (
+    Method,
+    Run,
+    begin_run,
+    held_back,
+    open_run,
+    promoted,
+    roll_back,
+    unfinished,
+)
+from app.star.problems import Problem, Shares, carries, problem, split
+from app.star.rationales import Asking, Keeping, bare
 from app.star.report import results
-from app.star.sampling import LocalSampler, open_local_sampler
+from app.star.sampling import LocalSampler, Outcome, Shards, open_local_sampler
 from app.star.train import Training
 from tests.star.conftest import Taught
 from tests.star.tiny import FAMILIES, seven_or_eight
@@ -45,7 +55,11 @@ def method(base: Path, **changes: Any) -> Method:
 
 
 def begun(
-    folder: Path, plan: Method, problems: list[Problem] | None = None, tell: Any = None
+    folder: Path,
+    plan: Method,
+    problems: list[Problem] | None = None,
+    tell: Any = None,
+    regression: tuple[str, list[Problem]] | None = None,
 ) -> Run:
     return begin_run(
         problems or seven_or_eight(),
@@ -54,6 +68,7 @@ def begun(
         opener(plan.base),
         tell or (lambda *_: None),
         source="sevens and eights",
+        regression=regression,
     )
 
 
@@ -196,11 +211,75 @@ async def test_a_base_that_knows_nothing_is_said(tmp_path: Path, taught: Taught)
         run.train(1)
 
 
+async def test_a_regression_set_is_asked_with_examples_of_every_model(
+    tmp_path: Path, taught: Taught
+) -> None:
+    """Sevens with a nought in them, which are kept out of training: the base knows them all."""
+    every = seven_or_eight()
+    general = [one for one in every if one.group.startswith("sum 0") and one.reference == "7"]
+    problems = [one for one in every if one not in general]
+    plan = method(taught("llama"), iterations=1, direct=True, per_iteration=8)
+    asked: dict[str, set[Prompt]] = {}
+
+    @dataclass(frozen=True)
+    class Watched:
+        """The real sampler, and a note of what it is asked."""
+
+        sampler: LocalSampler
+
+        @property
+        def name(self) -> str:
+            return self.sampler.name
+
+        def sample(self, shards: Shards) -> AsyncIterator[tuple[int, list[Outcome]]]:
+            asked.setdefault(self.name, set()).update(p for ones in shards.values() for p in ones)
+            return self.sampler.sample(shards)
+
+    async def opened(adapter: Path | None) -> Watched:
+        return Watched(open_local_sampler(plan.base, adapter))
+
+    run = replace(
+        begun(tmp_path / "run", plan, problems, regression=("noughts", general)), open=opened
+    )
+    await run.run()
+    wanted = {p for one in general for p in bare(one, plan.asking, shots=True)}
+    assert [len(prompts & wanted) for prompts in asked.values()] == [len(general)] * 3
+    ids = [one.id for one in general]
+    for path in ("base/few-shot-", "direct/", "iteration-1/"):
+        assert [row["problem"] for row in rows(run.folder / f"{path}regression.jsonl")] == ids
+        found = json.loads((run.folder / f"{path}evaluation.json").read_text())["regression"]
+        assert (found["n"], found["k"]) == (len(general), 0)
+    base, zero_shot, *_ = results(run.folder).measured
+    assert base.regression is not None
+    assert base.regression["right"] == len(general)
+    assert zero_shot.regression is None
+    trained = {row["prompt"][0]["content"] for row in rows(run.iteration(1) / "training.jsonl")}
+    assert trained
+    assert not trained & {one.question for one in general}
+    again = open_run(run.folder, opened, lambda *_: None)
+    assert again.regression == run.regression
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    assert manifest["regression"].keys() == {"source", "problems_sha256", "count"}
+    with pytest.raises(ConfigurationError, match=r"regression .*, now None"):
+        begun(run.folder, plan, problems)
+
+
+def test_a_regression_set_that_cannot_tell_is_refused(tmp_path: Path) -> None:
+    plan = method(tmp_path)
+    trained = split(seven_or_eight(), plan.shares).train[0]
+    with pytest.raises(DataError, match="1 regression problems are also in training"):
+        begun(tmp_path / "run", plan, regression=("mine", [*carries(3), trained]))
+    with pytest.raises(DataError, match="mine: a problem without an answer"):
+        begun(tmp_path / "run", plan, regression=("mine", [problem("own", "Why?", None)]))
+    assert not (tmp_path / "run").exists()
+
+
 class Promoting:
     """Runs whose verdicts are written by hand: a letter a problem, r for right."""
 
-    def __init__(self, folder: Path) -> None:
-        self.run = begun(folder, method(folder))
+    def __init__(self, folder: Path, regression: int = 0) -> None:
+        general = ("carries", carries(regression)) if regression else None
+        self.run = begun(folder, method(folder), regression=general)
 
     def said(self, name: str, verdicts: str) -> None:
         path = self.run.folder / name
@@ -241,6 +320,41 @@ def test_only_what_is_better_is_promoted_and_a_roll_back_stands(tmp_path: Path) 
     assert roll_back(run.folder) is None
     with pytest.raises(ConfigurationError, match="nothing was promoted"):
         roll_back(run.folder)
+
+
+def test_what_was_unlearned_holds_an_adapter_back(tmp_path: Path) -> None:
+    made = Promoting(tmp_path / "run", regression=20)
+    run = made.run
+    made.said("base/few-shot-validation.jsonl", "rr..")
+    for number, (verdicts, general) in enumerate(
+        [("rrr.", "r" * 9), ("rrrr", "." * 8 + "r" * 8), ("rr..", ""), ("rrrr", "r" * 12)], start=1
+    ):
+        made.said(f"iteration-{number}/validation.jsonl", verdicts)
+        made.said(f"iteration-{number}/regression.jsonl", general.ljust(20, "."))
+    with pytest.raises(ConfigurationError, match="evaluate the base first"):
+        run.promote(1)
+    made.said("base/few-shot-regression.jsonl", "r" * 10 + "." * 10)
+    # A loss of just what is allowed is none; the current adapter does not count, the base does.
+    assert [run.promote(number) for number in (1, 2, 3, 4)] == [True, False, False, True]
+    assert promoted(run.folder) == [1, 4]
+    told = json.loads((run.iteration(2) / "promotion.json").read_text())
+    assert told == {
+        "promoted": False,
+        "against": "iteration-1",
+        "only_first": 1,
+        "only_other": 0,
+        "regression": {"only_first": 6, "only_other": 8, "drop": 0.1},
+        "reason": "is better, but 10 points under the base on the regression set, where 5 are"
+        " allowed",
+    }
+    # What is not better needs no other reason.
+    assert [held_back(run.folder, number) is None for number in (1, 2, 3, 4, 5)] == [
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 async def test_a_plateau_ends_the_run(tmp_path: Path, taught: Taught) -> None:

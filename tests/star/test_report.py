@@ -4,6 +4,7 @@ a model wrote becomes markup."""
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from app.cli.star import _show
 from app.errors import ConfigurationError
 from app.runs import write_rows
 from app.star.evaluate import Attempt, evaluation
 from app.star.loop import Method, begin_run
-from app.star.problems import Shares, sums
+from app.star.problems import Problem, Shares, carries, sums
 from app.star.rationales import Rationale
-from app.star.report import card, results, share, write_report
+from app.star.report import KEPT, LEVELS, card, results, share, write_report
 from app.star.verify import Steps, Verdict
 
 EVIL = "<script>alert(1)</script> & <img src=x onerror=alert(2)> [bold]"
@@ -47,10 +49,20 @@ def never(*_: object) -> Any:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Two iterations, one adapter each, written by hand."""
-    folder = tmp_path / "run"
+    return by_hand(tmp_path / "run")
+
+
+def by_hand(folder: Path, regression: tuple[str, list[Problem]] | None = None) -> Path:
+    """Two iterations, one adapter each. On the regression set they get as many right as on test
+    problems."""
     made = begin_run(
-        sums(60), Method(BASE, shares=Shares(0.2, 0.2)), folder, never, never, source="my <b>.jsonl"
+        sums(60),
+        Method(BASE, shares=Shares(0.2, 0.2)),
+        folder,
+        never,
+        never,
+        source="my <b>.jsonl",
+        regression=regression,
     )
     test, train = made.problems.test, made.problems.train
 
@@ -63,9 +75,10 @@ def run(tmp_path: Path) -> Path:
         path.parent.mkdir(exist_ok=True)
         write_rows(path, map(asdict, attempts))
         found = evaluation(test, attempts).as_json()
-        (folder / f"{prefix}evaluation.json").write_text(
-            json.dumps({"test": found, "validation": found})
-        )
+        parts = {"test": found, "validation": found}
+        if regression and "zero" not in prefix:
+            parts["regression"] = found | {"pass@1": 0.123}
+        (folder / f"{prefix}evaluation.json").write_text(json.dumps(parts))
 
     def written(
         n: int, origin: Any, verdict: Verdict, steps: Steps, why_not: str | None
@@ -106,6 +119,60 @@ def test_the_page_says_what_the_files_say(run: Path) -> None:
     assert "Dropped for a false step in iteration 2" in page.text
     assert found.manifest["problems_sha256"] in page.text
     assert path.read_text().count("<svg") == 3
+
+
+def test_a_regression_set_is_shown_where_there_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = by_hand(tmp_path / "run", ("other <i>.jsonl", carries(12)))
+    why_not = {"promoted": False, "reason": "is better, but <u>forgot</u>"}
+    (folder / "iteration-2" / "promotion.json").write_text(json.dumps(why_not))
+    page = Tags()
+    path = write_report(folder)
+    page.feed(path.read_text())
+    assert path.read_text().count("<svg") == 4
+    for told in (
+        "regression set [95 %]",
+        "12.3 % [",
+        "Iteration 2 is better, but <u>forgot</u>: it was not promoted.",
+    ):
+        assert told in page.text
+    text = card("iteration 1", results(folder))
+    assert "never trained on: 12 problems of `other <i>.jsonl`" in text
+    first, second, third, *_ = text.partition("| model |")[2].splitlines()
+    assert first == " accuracy | regression set |"
+    assert second == "|---|---|---|"
+    assert third.endswith("%] | 12.3 % [1.5, 35.4 %] |")
+    _show(folder)
+    shown = capsys.readouterr().out
+    assert [line.split()[-1] for line in shown.splitlines() if "base" in line] == ["12.3%", "%]"]
+    assert "Iteration 2 is better, but <u>forgot</u>: it was not promoted." in shown
+
+
+def test_without_a_regression_set_nothing_speaks_of_one(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = write_report(run).read_text()
+    _show(run)
+    shown = page + card("iteration 1", results(run)) + capsys.readouterr().out
+    assert "regression" not in shown.replace("max_regression", "")
+    assert "regression" not in {path.stem for path in run.rglob("*")}
+
+
+def test_iterations_are_a_line_and_the_others_levels(run: Path) -> None:
+    picture = write_report(run).read_text().partition("<svg")[2].partition("</svg>")[0]
+    across = [
+        (style, start[1] == end[1])
+        for *line, style in re.findall(
+            r'd="M (\S+ \S+) \nL (\S+ \S+) \n" clip-path="[^"]*" style="([^"]*)"', picture
+        )
+        for start, end in [[point.split() for point in line]]
+        if start[0] != end[0]
+    ]
+    levels = [style for style, level in across if level and "dasharray" in style]
+    for style, colour in zip(levels, LEVELS.values(), strict=True):
+        assert f"stroke: {colour}" in style
+    assert [f"stroke: {KEPT}" in style for style, level in across if not level] == [True]
 
 
 def test_a_share_of_nothing_has_no_sign() -> None:
