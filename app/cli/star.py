@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -286,7 +288,7 @@ def run_all(*arguments: Any, **named: Any) -> None:
         async with _opened(folder) as run:
             await run.run()
 
-    asyncio.run(every_stage())
+    _to_the_end(every_stage())
     report(folder)
 
 
@@ -455,7 +457,23 @@ def _stage(folder: Path, iteration: int | None, stage: Callable[[Run, int], Awai
         async with _opened(folder) as run:
             return await stage(run, iteration or unfinished(folder))
 
-    return asyncio.run(done())
+    return _to_the_end(done())
+
+
+def _to_the_end(stages: Coroutine[Any, Any, T]) -> T:
+    """Run them; Ctrl-C ends them at once, for what is there stays."""
+
+    async def interruptible() -> T:
+        # asyncio's own handler only asks the task to end, which training does not hear.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return await stages
+
+    try:
+        return asyncio.run(interruptible())
+    except KeyboardInterrupt:
+        err.print(Text("Interrupted. The same command goes on from here.", "yellow"))
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 @asynccontextmanager

@@ -31,6 +31,7 @@ MOMENTS = (
     "run/iteration-1/test-said/00001.jsonl",
     "run/iteration-1/promotion.json",
 )
+FILES = ("open", "os.rename", "os.mkdir", "os.remove", "shutil.rmtree")
 PACKAGES = ["torch", "trl", "peft", "datasets", "math_verify", "matplotlib.figure", "app.cli.star"]
 OPTIONS = {
     "--iterations": "1",
@@ -48,9 +49,11 @@ OPTIONS = {
 }
 
 
-def command(folder: Path, arguments: list[str], moment: str | None) -> None:
+def command(
+    folder: Path, arguments: list[str], moment: str | None, by: signal.Signals = signal.SIGKILL
+) -> None:
     """`starboard` with these arguments and small shards. Once a file as in `moment` is there, the
-    process is killed at the next file that it touches."""
+    process gets a signal at the next file that it touches."""
     from app.cli import main
     from app.star import loop
 
@@ -60,12 +63,12 @@ def command(folder: Path, arguments: list[str], moment: str | None) -> None:
     os.dup2(log.fileno(), 2)
     if moment:
         assert not any(folder.glob(moment))
+        sent: list[signal.Signals] = []
 
         def watch(event: str, _: object) -> None:
-            if event in ("open", "os.rename", "os.mkdir", "os.remove", "shutil.rmtree") and any(
-                folder.glob(moment)
-            ):
-                os.kill(os.getpid(), signal.SIGKILL)
+            if not sent and event in FILES and any(folder.glob(moment)):
+                sent.append(by)
+                os.kill(os.getpid(), by)
 
         sys.addaudithook(watch)
     loop.SHARD = 8
@@ -73,11 +76,16 @@ def command(folder: Path, arguments: list[str], moment: str | None) -> None:
     main()
 
 
-def ended(folder: Path, arguments: list[str], moment: str | None = None) -> int | None:
+def ended(
+    folder: Path,
+    arguments: list[str],
+    moment: str | None = None,
+    by: signal.Signals = signal.SIGKILL,
+) -> int | None:
     """How the command ended."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PACKAGES)
-    process = context.Process(target=command, args=(folder, arguments, moment))
+    process = context.Process(target=command, args=(folder, arguments, moment, by))
     process.start()
     process.join(300)
     return process.exitcode
@@ -117,6 +125,19 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(
         "sft",
         "dpo",
     }
+
+
+def test_an_interruption_ends_it_at_once_and_says_how_to_go_on(
+    tmp_path: Path, taught: Taught
+) -> None:
+    arguments = ["star", "run", "sums:100", "--base", str(taught("llama")), "--out", "run"]
+    arguments += [part for pair in OPTIONS.items() for part in pair]
+    moment = "run/direct/adapter.checkpoints/sft/checkpoint-*"
+    assert ended(tmp_path, arguments, moment, signal.SIGINT) == 128 + signal.SIGINT
+    said = (tmp_path / "log").read_text()
+    assert "The same command goes on from here" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run/direct/adapter").exists()
 
 
 @pytest.fixture(autouse=True)
