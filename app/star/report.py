@@ -210,7 +210,7 @@ td, th { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd;
   vertical-align: bottom; white-space: nowrap }
 td:first-child, th:first-child { text-align: left }
 td.n { font-variant-numeric: tabular-nums }
-svg { max-width: 100%; height: auto }
+svg { max-width: 100%; height: auto; margin-top: .8rem }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .6rem;
   margin: .3rem 0 }
 """
