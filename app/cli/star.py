@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.console import bar, err
+from app.cli.console import bar, err, log_at, settings
 from app.cli.console import out as stdout
 from app.errors import ConfigurationError
 from app.star.member import embedded_member_row, member_row
 
 if TYPE_CHECKING:
+    from app.scorers import Scorer
+    from app.settings import ScorerSpec, Settings
     from app.star.loop import Run
     from app.star.problems import Problem
 
@@ -110,6 +113,32 @@ def init(
             rich_help_panel=KEEPING,
         ),
     ] = 1.0,
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            help="Scorer that ranks what verifies, by its kind in the settings' ladder (nvidia,"
+            " judge, local, remote, embedded); default: none.",
+            rich_help_panel=KEEPING,
+        ),
+    ] = None,
+    min_reward: Annotated[
+        float | None,
+        typer.Option(
+            help="Least reward, on the scorer's own scale, where a problem has no answer.",
+            rich_help_panel=KEEPING,
+        ),
+    ] = None,
+    min_correctness: Annotated[
+        float,
+        typer.Option(
+            help="Least correctness, 0-4, where there is no equation to check.",
+            rich_help_panel=KEEPING,
+        ),
+    ] = 2.0,
+    min_coherence: Annotated[
+        float,
+        typer.Option(help="The same for coherence.", rich_help_panel=KEEPING),
+    ] = 2.0,
     epochs: Annotated[
         float, typer.Option(min=0.01, help="Passes over the rows.", rich_help_panel=TRAINING)
     ] = 3.0,
@@ -189,9 +218,12 @@ def init(
         plateau=plateau,
         seed=seed,
         sampling_batch=sampling_batch,
+        scorer=scorer,
         shares=Shares(validation, test),
         asking=Asking(samples, temperature, max_tokens),
-        keeping=Keeping(check_steps, cap, max_rationalized),
+        keeping=Keeping(
+            check_steps, cap, max_rationalized, min_reward, min_correctness, min_coherence
+        ),
         training=Training(
             epochs=epochs,
             min_steps=min_steps,
@@ -206,6 +238,8 @@ def init(
             seed=seed,
         ),
     )
+    if scorer:
+        _spec(scorer, settings())
     named, found = _problems(problems, seed, drop_duplicates=drop_duplicates)
     run = begin_run(found, method, out, _never, _silent, source=named)
     parts = run.problems
@@ -221,7 +255,7 @@ def run_all(*arguments: Any, **named: Any) -> None:
     init(*arguments, **named)
     folder: Path = named["out"]
     with _opened(folder) as run:
-        asyncio.run(run.run())
+        asyncio.run(_with_scorer(run, lambda run: run.run()))
     report(folder)
 
 
@@ -244,7 +278,11 @@ def rationalize(folder: RunFolder, *, iteration: Iteration = None) -> None:
     """Ask again for the failures, with a hint, and say what is kept and why the rest is not."""
     from app.star.rationales import counted
 
-    found = _stage(folder, iteration, lambda run, number: asyncio.run(run.rationalize(number)))
+    found = _stage(
+        folder,
+        iteration,
+        lambda run, number: asyncio.run(_with_scorer(run, lambda run: run.rationalize(number))),
+    )
     for fate, count in counted(found).items():
         stdout.print(Text(f"{count:>6}  {fate}"))
 
@@ -333,6 +371,30 @@ def export(
 
 
 @star.command()
+def problems(
+    out: Annotated[Path, typer.Argument(help="The file of JSON lines to write.")],
+) -> None:
+    """Write what the board was asked as problems without an answer, each with the reply that won.
+
+    Only replies of members whose `trainable` is true. The file is read by `init` and `run` like
+    any other; add problems with answers to it, by which models are measured.
+    """
+    from app.runs import write_rows
+    from app.star.problems import as_row
+
+    board = settings()
+    trainable = frozenset(seat.name for seat in board.seats if seat.trainable)
+    found = asyncio.run(_stored_problems(board, trainable))
+    if not found:
+        raise ConfigurationError(
+            "no stored answer was won by a member whose replies may train a model; those are"
+            f" {', '.join(sorted(trainable)) or 'none'}"
+        )
+    write_rows(out, map(as_row, found))
+    err.print(f"{len(found):,} problems without an answer")
+
+
+@star.command()
 def report(folder: RunFolder) -> None:
     """Write `report.html`, and a model card into each adapter's folder; show the figures."""
     from app.star.report import write_report
@@ -353,6 +415,45 @@ def _problems(source: str, seed: int, *, drop_duplicates: bool) -> tuple[str, li
         return source, (sums if kind == "sums" else carries)(int(count), seed)
     path = Path(source)
     return path.name, read_problems(path, "drop" if drop_duplicates else "refuse")
+
+
+async def _stored_problems(board: Settings, trainable: frozenset[str]) -> list[Problem]:
+    from app.star.problems import open_problems
+    from app.store import AnswerStore
+
+    async with AnswerStore.open(board.database_url) as store:
+        return await open_problems(store.answers(), trainable)
+
+
+async def _with_scorer(run: Run, stage: Callable[[Run], Coroutine[Any, Any, T]]) -> T:
+    """A stage that scores, with the scorer that the run's manifest names."""
+    if run.method.scorer is None:
+        return await stage(run)
+    async with _opened_scorer(run.method.scorer) as scorer:
+        return await stage(replace(run, scorer=scorer))
+
+
+@asynccontextmanager
+async def _opened_scorer(name: str) -> AsyncIterator[Scorer]:
+    from app.providers.http import open_http
+    from app.wiring import Engines, build_scorer
+
+    log_at("error")
+    board = settings()
+    async with AsyncExitStack() as stack:
+        http = open_http()
+        stack.push_async_callback(http.aclose)
+        engines = Engines(board.engine, stack)
+        yield await build_scorer(_spec(name, board), board, http, engines, {})
+
+
+def _spec(name: str, board: Settings) -> ScorerSpec:
+    """The first step of the ladder of that kind."""
+    for spec in board.ladder:
+        if spec.kind == name:
+            return spec
+    kinds = ", ".join(dict.fromkeys(spec.kind for spec in board.ladder))
+    raise ConfigurationError(f"no scorer {name} on the ladder: {kinds}")
 
 
 def _stage(folder: Path, iteration: int | None, stage: Callable[[Run, int], T]) -> T:
@@ -390,7 +491,7 @@ def _opened(folder: Path) -> Iterator[Run]:
 
 def _show(folder: Path) -> None:
     """Accuracy of every model that was measured, and what became of the rationales."""
-    from app.star.rationales import counted
+    from app.star.rationales import Origin, counted
     from app.star.report import results, share
 
     found = results(folder)
@@ -409,7 +510,7 @@ def _show(folder: Path) -> None:
         number = one.name.removeprefix("iteration ")
         if number.isdecimal():
             fates = dict(counted(found.rationales[int(number)]))
-            kept = [fates.pop(origin, 0) for origin in ("generated", "rationalized")]
+            kept = [fates.pop(origin, 0) for origin in get_args(Origin)]
             cells += [str(sum(kept)), str(kept[1])]
             said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
             dropped.append(f"Dropped in {one.name}: {said or 'nothing'}.")
