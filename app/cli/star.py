@@ -391,7 +391,7 @@ def problems(
             f" {', '.join(sorted(trainable)) or 'none'}"
         )
     write_rows(out, map(as_row, found))
-    err.print(f"{len(found):,} problems without an answer")
+    err.print(Text(f"{out} has {len(found):,} problems without an answer."))
 
 
 @star.command()

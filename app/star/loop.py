@@ -146,9 +146,9 @@ class Run:
         rewarded = self.method.scorer and self.method.keeping.min_reward is not None
         if unanswered and not rewarded:
             raise ConfigurationError(
-                f"{unanswered} problems have no answer: what is written for them is kept by reward"
-                " alone, so name a scorer and the least reward (--scorer, --min-reward), or leave"
-                " them out"
+                f"what is written for problems without an answer ({unanswered} here) is kept by"
+                " reward alone: name a scorer and the least reward (--scorer, --min-reward), or"
+                " leave them out"
             )
 
     def iteration(self, number: int) -> Path:
