@@ -346,9 +346,8 @@ class Run:
     def _scorer(self) -> Scorer:
         """The scorer; one other than the last iteration's would mix rewards, and is refused."""
         if self.scorer is None:
-            name = self.method.scorer
             raise ConfigurationError(
-                f"{name}, the scorer of this run, is not there: see to its row"
+                f"{self.method.scorer}, the scorer of this run, is not there: see to its row"
             )
         info, path = self.scorer.info, self.folder / "scorer.json"
         ours = {"name": info.name, "model": info.model, "scale": info.scale}

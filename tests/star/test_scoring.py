@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -126,10 +127,12 @@ class Writer:
 
 @dataclass
 class Watched:
-    """A scorer that keeps what it was asked."""
+    """A scorer that keeps what it was asked, and how much of it at once."""
 
     scorer: Scorer
     asked: list[tuple[Prompt, str]] = field(default_factory=list)
+    under_way: int = 0
+    most: int = 0
 
     @property
     def info(self) -> ScorerInfo:
@@ -137,6 +140,10 @@ class Watched:
 
     async def score(self, prompt: Prompt, completion: Completion) -> Score:
         self.asked.append((prompt, completion.text))
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0)
+        self.under_way -= 1
         return await self.scorer.score(prompt, completion)
 
     async def ping(self) -> None:
@@ -201,6 +208,7 @@ async def test_what_verifies_is_ranked_by_reward(tmp_path: Path) -> None:
     )
     standing = [one for one in found if one.why_not is None or one.why_not.startswith("over")]
     assert len(watched.asked) == len(standing) == 3 * len(run.problems.train)
+    assert watched.most == 16
     said = rows(run.iteration(1) / "scores.jsonl")
     assert Counter("failure" in row for row in said)[True] == sum(
         one.reward is None for one in standing
