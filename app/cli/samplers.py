@@ -16,15 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli.console import settings
+from app.cli.console import log_at, settings
 from app.errors import ConfigurationError
 from app.runs import write_text
 
 if TYPE_CHECKING:
+    import httpx2
+
     from app.providers import Provider
-    from app.settings import Seat
+    from app.scorers import Scorer
+    from app.settings import ScorerSpec, Seat, Settings
     from app.star.loop import Method, Teacher
     from app.star.sampling import Sampler
+    from app.wiring import Engines
 
 
 class Kind(StrEnum):
@@ -65,39 +69,54 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class Members:
-    """The members of starboard.toml, opened when they are asked for the first time."""
+class Board:
+    """The members and scorers of starboard.toml, opened when they are asked for."""
 
-    seats: Mapping[str, Seat]
+    settings: Settings | None
     stack: AsyncExitStack
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, *, needed: bool) -> AsyncIterator[Members]:
-        """If none is `needed`, the settings are not read."""
+    async def open(cls, *, needed: bool) -> AsyncIterator[Board]:
+        """If it is not `needed`, the settings are not read."""
         async with AsyncExitStack() as stack:
-            seats = settings().seats if needed else ()
-            yield cls({seat.name: seat for seat in seats}, stack)
+            if needed:
+                log_at("error")
+            yield cls(settings() if needed else None, stack)
+
+    @property
+    def seats(self) -> Mapping[str, Seat]:
+        return {seat.name: seat for seat in self.settings.seats} if self.settings else {}
 
     async def provider(self, name: str) -> Provider:
         """Raises `ConfigurationError` if there is none of that name, or its key is missing."""
-        from app.providers.http import open_http
         from app.settings import missing_key
-        from app.wiring import Engines, build_provider
+        from app.wiring import build_provider
 
-        if name not in self.seats:
+        seat = self.seats.get(name)
+        if seat is None or self.settings is None:
             raise ConfigurationError(
                 f"no member is called {name}: there are {', '.join(sorted(self.seats))}"
             )
-        spec = self.seats[name].spec
-        if lacks := missing_key(spec):
+        if lacks := missing_key(seat.spec):
             raise ConfigurationError(f"{name} cannot be asked: {lacks}")
-        http = open_http()
-        self.stack.push_async_callback(http.aclose)
-        configured = settings()
-        return await build_provider(
-            name, spec, configured, http, Engines(configured.engine, self.stack)
-        )
+        return await build_provider(name, seat.spec, self.settings, *self._tools(self.settings))
+
+    def scorer_spec(self, kind: str) -> ScorerSpec:
+        """The first step of that kind. Raises `ConfigurationError` if the ladder has none."""
+        ladder = self.settings.ladder if self.settings else ()
+        for spec in ladder:
+            if spec.kind == kind:
+                return spec
+        kinds = ", ".join(dict.fromkeys(spec.kind for spec in ladder))
+        raise ConfigurationError(f"no scorer {kind} on the ladder: {kinds}")
+
+    async def scorer(self, kind: str) -> Scorer:
+        from app.wiring import build_scorer
+
+        spec = self.scorer_spec(kind)
+        assert self.settings is not None
+        return await build_scorer(spec, self.settings, *self._tools(self.settings), {})
 
     def teachers(self) -> dict[str, Teacher]:
         from app.star.loop import Teacher
@@ -112,9 +131,17 @@ class Members:
 
         return HostSampler(await self.provider(name))
 
+    def _tools(self, settings: Settings) -> tuple[httpx2.AsyncClient, Engines]:
+        from app.providers.http import open_http
+        from app.wiring import Engines
+
+        http = open_http()
+        self.stack.push_async_callback(http.aclose)
+        return http, Engines(settings.engine, self.stack)
+
 
 async def open_sampler(
-    engine: Engine, members: Members, method: Method, adapter: Path | None
+    engine: Engine, board: Board, method: Method, adapter: Path | None
 ) -> Sampler:
     """A sampler for the base of a run, with an adapter or without."""
     from app.star.sampling import open_local_sampler
@@ -141,14 +168,14 @@ async def open_sampler(
                 batch=method.sampling_batch,
             )
         case Kind.host:
-            return await _host(engine, members, adapter)
+            return await _host(engine, board, adapter)
 
 
-async def _host(engine: Engine, members: Members, adapter: Path | None) -> Sampler:
+async def _host(engine: Engine, board: Board, adapter: Path | None) -> Sampler:
     from app.providers.openai_compatible import OpenAICompatibleProvider
     from app.star.hosts import HostSampler, load_adapter
 
-    provider = await members.provider(str(engine.host))
+    provider = await board.provider(str(engine.host))
     if adapter is None:
         return HostSampler(provider, engine.concurrency)
     if not isinstance(provider, OpenAICompatibleProvider):

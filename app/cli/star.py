@@ -10,20 +10,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 from rich.progress import TaskID
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.console import bar, err
+from app.cli.console import bar, err, settings
 from app.cli.console import out as stdout
-from app.cli.samplers import Engine, Kind, Members, open_sampler
+from app.cli.samplers import Board, Engine, Kind, open_sampler
 from app.errors import ConfigurationError
 from app.star.member import embedded_member_row, member_row
 
 if TYPE_CHECKING:
+    from app.settings import Settings
     from app.star.loop import Method, Run
     from app.star.problems import Problem
     from app.star.sampling import Sampler
@@ -123,6 +124,32 @@ def init(
             rich_help_panel=KEEPING,
         ),
     ] = 1.0,
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            help="Scorer that ranks what verifies, by its kind in the settings' ladder (nvidia,"
+            " judge, local, remote, embedded); default: none.",
+            rich_help_panel=KEEPING,
+        ),
+    ] = None,
+    min_reward: Annotated[
+        float | None,
+        typer.Option(
+            help="Least reward, on the scorer's own scale, where a problem has no answer.",
+            rich_help_panel=KEEPING,
+        ),
+    ] = None,
+    min_correctness: Annotated[
+        float,
+        typer.Option(
+            help="Least correctness, 0-4, where there is no equation to check.",
+            rich_help_panel=KEEPING,
+        ),
+    ] = 2.0,
+    min_coherence: Annotated[
+        float,
+        typer.Option(help="The same for coherence.", rich_help_panel=KEEPING),
+    ] = 2.0,
     epochs: Annotated[
         float, typer.Option(min=0.01, help="Passes over the rows.", rich_help_panel=TRAINING)
     ] = 3.0,
@@ -249,9 +276,12 @@ def init(
         seed=seed,
         sampling_batch=sampling_batch,
         teachers=tuple(teacher or ()),
+        scorer=scorer,
         shares=Shares(validation, test),
         asking=Asking(samples, temperature, max_tokens),
-        keeping=Keeping(check_steps, cap, max_rationalized),
+        keeping=Keeping(
+            check_steps, cap, max_rationalized, min_reward, min_correctness, min_coherence
+        ),
         training=Training(
             epochs=epochs,
             min_steps=min_steps,
@@ -285,7 +315,7 @@ def run_all(*arguments: Any, **named: Any) -> None:
     folder: Path = named["out"]
 
     async def every_stage() -> None:
-        async with _opened(folder) as run:
+        async with _opened(folder, scoring=True) as run:
             await run.run()
 
     _to_the_end(every_stage())
@@ -311,7 +341,7 @@ def rationalize(folder: RunFolder, *, iteration: Iteration = None) -> None:
     """Ask again for the failures, with a hint, and say what is kept and why the rest is not."""
     from app.star.rationales import counted
 
-    found = _stage(folder, iteration, lambda run, number: run.rationalize(number))
+    found = _stage(folder, iteration, lambda run, number: run.rationalize(number), scoring=True)
     for fate, count in counted(found).items():
         stdout.print(Text(f"{count:>6}  {fate}"))
 
@@ -406,6 +436,30 @@ def export(
 
 
 @star.command()
+def problems(
+    out: Annotated[Path, typer.Argument(help="The file of JSON lines to write.")],
+) -> None:
+    """Write what the board was asked as problems without an answer, each with the reply that won.
+
+    Only replies of members whose `trainable` is true. The file is read by `init` and `run` like
+    any other; add problems with answers to it, by which models are measured.
+    """
+    from app.runs import write_rows
+    from app.star.problems import as_row
+
+    board = settings()
+    trainable = frozenset(seat.name for seat in board.seats if seat.trainable)
+    found = asyncio.run(_stored_problems(board, trainable))
+    if not found:
+        raise ConfigurationError(
+            "no stored answer was won by a member whose replies may train a model; those are"
+            f" {', '.join(sorted(trainable)) or 'none'}"
+        )
+    write_rows(out, map(as_row, found))
+    err.print(Text(f"{out} has {len(found):,} problems without an answer."))
+
+
+@star.command()
 def report(folder: RunFolder) -> None:
     """Write `report.html`, and a model card into each adapter's folder; show the figures."""
     from app.star.report import write_report
@@ -428,6 +482,14 @@ def _problems(source: str, seed: int, *, drop_duplicates: bool) -> tuple[str, li
     return path.name, read_problems(path, "drop" if drop_duplicates else "refuse")
 
 
+async def _stored_problems(board: Settings, trainable: frozenset[str]) -> list[Problem]:
+    from app.star.problems import open_problems
+    from app.store import AnswerStore
+
+    async with AnswerStore.open(board.database_url) as store:
+        return await open_problems(store.answers(), trainable)
+
+
 async def _begun(
     found: list[Problem],
     method: Method,
@@ -437,7 +499,9 @@ async def _begun(
 ) -> Run:
     from app.star.loop import begin_run
 
-    async with Members.open(needed=bool(method.teachers)) as members:
+    async with Board.open(needed=bool(method.teachers or method.scorer)) as board:
+        if method.scorer:
+            board.scorer_spec(method.scorer)
         return begin_run(
             found,
             method,
@@ -445,16 +509,22 @@ async def _begun(
             _never,
             _silent,
             source=source,
-            teachers=members.teachers(),
+            teachers=board.teachers(),
             regression=regression,
         )
 
 
-def _stage(folder: Path, iteration: int | None, stage: Callable[[Run, int], Awaitable[T]]) -> T:
+def _stage(
+    folder: Path,
+    iteration: int | None,
+    stage: Callable[[Run, int], Awaitable[T]],
+    *,
+    scoring: bool = False,
+) -> T:
     from app.star.loop import unfinished
 
     async def done() -> T:
-        async with _opened(folder) as run:
+        async with _opened(folder, scoring=scoring) as run:
             return await stage(run, iteration or unfinished(folder))
 
     return _to_the_end(done())
@@ -477,8 +547,9 @@ def _to_the_end(stages: Coroutine[Any, Any, T]) -> T:
 
 
 @asynccontextmanager
-async def _opened(folder: Path) -> AsyncIterator[Run]:
-    """A run with its samplers, and a bar for each stage."""
+async def _opened(folder: Path, *, scoring: bool = False) -> AsyncIterator[Run]:
+    """A run with its samplers, and its scorer if it has one and needs it, and a bar for each
+    stage."""
     from app.star.loop import method_of, open_run
 
     method, engine = method_of(folder), Engine.of(folder)
@@ -492,19 +563,20 @@ async def _opened(folder: Path) -> AsyncIterator[Run]:
                 tasks[stage] = progress.add_task(stage, total=total)
             progress.update(tasks[stage], completed=done, total=total)
 
-        needed = bool(method.teachers or engine.host)
-        async with Members.open(needed=needed) as members:
+        needed = bool(method.teachers or method.scorer or engine.host)
+        async with Board.open(needed=needed) as board:
             yield open_run(
                 folder,
-                functools.partial(open_sampler, engine, members, method),
+                functools.partial(open_sampler, engine, board, method),
                 tell,
-                teachers=members.teachers(),
+                teachers=board.teachers(),
+                scorer=await board.scorer(method.scorer) if scoring and method.scorer else None,
             )
 
 
 def _show(folder: Path) -> None:
     """Accuracy of every model that was measured, and what became of the rationales."""
-    from app.star.rationales import counted
+    from app.star.rationales import Origin, counted
     from app.star.report import results, share
 
     found = results(folder)
@@ -528,7 +600,7 @@ def _show(folder: Path) -> None:
         number = one.name.removeprefix("iteration ")
         if number.isdecimal():
             fates = dict(counted(found.rationales[int(number)]))
-            kept = [fates.pop(origin, 0) for origin in ("generated", "rationalized")]
+            kept = [fates.pop(origin, 0) for origin in get_args(Origin)]
             cells += [str(sum(kept)), str(kept[1])]
             said = ", ".join(f"{count} {fate}" for fate, count in fates.items())
             dropped.append(f"Dropped in {one.name}: {said or 'nothing'}.")

@@ -18,11 +18,13 @@ Where we depart from the paper:
    form for each data set.
 6. Train, validation and test are parts of one set by the hash of a problem's group, so that no
    permutation of a training sum is tested; the paper splits by row.
-7. Problems without a key, from the store, have an origin of their own, "reward-filtered": that is
-   best-of-n distillation and no part of STaR, and is never called right. The loop does not take
-   them yet (`problems.open_problems` only reads them).
+7. Problems without a key, the store's among them, are for training alone, and what is written for
+   them has an origin of its own, "reward-filtered": kept by a scorer's reward, never called right.
+   That is best-of-n distillation and no part of STaR.
 8. Other models may write rationales too, if their terms let them train a model: in the first
    iteration alone, few-shot and without hints, for the same problems, verified like the rest. From
    the second on the trained model writes alone, as in the paper. With a teacher the first adapter
    is distilled in part; `by` says from whom.
+9. A scorer may rank what verifies, and drops what it finds incorrect or incoherent where there is
+   no equation to check. The paper has none.
 """

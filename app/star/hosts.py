@@ -74,7 +74,7 @@ class HostSampler:
                 number = await done.get()
                 outcomes = found.pop(number)
                 in_order = [outcomes[place] for place in range(len(outcomes))]
-                self._refuse_silence(in_order)
+                refuse_silence(self.name, in_order)
                 yield number, in_order
         finally:
             for worker in workers:
@@ -87,13 +87,15 @@ class HostSampler:
             lambda: limited(self.name, lambda: self.provider.complete(prompt), self.timeout_s),
         )
 
-    def _refuse_silence(self, outcomes: Sequence[Outcome]) -> None:
-        failures = [one for one in outcomes if isinstance(one, Failure) and one.kind in OF_THE_HOST]
-        if outcomes and len(failures) == len(outcomes):
-            raise ConfigurationError(
-                f"{self.name} answered none of {len(outcomes)} prompts ({failures[0].message}):"
-                " see that it is up and lets us in, then give the same command again"
-            )
+
+def refuse_silence(name: str, outcomes: Sequence[object]) -> None:
+    """Raise `ConfigurationError` if all of a shard are failures that say nothing of the prompts."""
+    failures = [one for one in outcomes if isinstance(one, Failure) and one.kind in OF_THE_HOST]
+    if outcomes and len(failures) == len(outcomes):
+        raise ConfigurationError(
+            f"{name} answered none of {len(outcomes)} prompts ({failures[0].message}):"
+            " see that it is up and lets us in, then give the same command again"
+        )
 
 
 async def load_adapter(host: OpenAICompatibleProvider, adapter: Path) -> str:

@@ -9,6 +9,7 @@
         generated.jsonl              what the last model wrote, few-shot for the base
         generated-by-NAME.jsonl      what each teacher wrote for the same problems
         rationalized.jsonl           the failures again, with a hint
+        scores.jsonl                 what the scorer made of all that stood, if the run has one
         training.jsonl, preferences.jsonl
         rationales.jsonl             all of it, verified, with why it was dropped
         adapter/                     always from the base
@@ -17,6 +18,7 @@
         evaluation.json
         promotion.json               whether it was better than what was current, by how much, and
                                      what it lost elsewhere
+    run/scorer.json                  whose scores they are
     run/promoted.json                which adapters were promoted, the last of them the current one
 
 Every file is written whole or not at all, and what is there is not made again, so the command that
@@ -30,17 +32,18 @@ import itertools
 import json
 import random
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from app.domain import Completion, Failure, FailureKind, FinishReason, Prompt, Usage
 from app.errors import ConfigurationError, DataError
-from app.jsonl import read_rows
+from app.jsonl import Row, read_rows
 from app.runs import begin, write_rows, write_text
+from app.scorers import Scorer
 from app.star.dataset import (
     TrainingRows,
     direct_rows,
@@ -49,6 +52,7 @@ from app.star.dataset import (
 )
 from app.star.evaluate import Attempt, Evaluation, attempt, evaluation, paired
 from app.star.problems import Problem, Shares, Split, as_row, read_problems, refuse_leaks, split
+from app.star.prompts import zero_shot
 from app.star.rationales import (
     Asking,
     Keeping,
@@ -58,9 +62,11 @@ from app.star.rationales import (
     hinted,
     judged,
     kept,
+    scored,
     unsolved,
 )
 from app.star.sampling import BATCH, Outcome, Sampler
+from app.star.scoring import Reply, score_from, score_row, scores
 from app.star.train import Training, train
 
 SHARD = 64
@@ -70,6 +76,11 @@ Open = Callable[[Path | None], Awaitable[Sampler]]
 # The stage, how much of it is done, and how much there is.
 Tell = Callable[[str, int, int], None]
 
+T = TypeVar("T")
+# What makes rows of shards; each shard comes back by its number.
+Shard = tuple[int, list[Row]]
+Made = Callable[[Mapping[int, Sequence[T]]], AsyncIterator[Shard]]
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -78,9 +89,9 @@ class Method:
     `per_iteration` problems are drawn for each iteration; None: all. `k` samples a problem are
     drawn at `k_temperature` for pass@k and maj@k; 0: greedy alone. `plateau`: the least gain in
     validation accuracy for which another iteration is begun. `sampling_batch` prompts are decoded
-    at a time; draws at a temperature depend on it. `teachers` are named here, and given to the run.
-    `max_regression`: by how much an adapter's share of right answers on the regression set may be
-    under the base's, if it is to be promoted.
+    at a time; draws at a temperature depend on it. `teachers` and `scorer` are named here, and
+    given to the run; without a scorer nothing is scored. `max_regression`: by how much an adapter's
+    share of right answers on the regression set may be under the base's, if it is to be promoted.
     """
 
     base: str
@@ -95,6 +106,7 @@ class Method:
     seed: int = 0
     sampling_batch: int = BATCH
     teachers: tuple[str, ...] = ()
+    scorer: str | None = None
     shares: Shares = field(default_factory=Shares)
     asking: Asking = field(default_factory=Asking)
     keeping: Keeping = field(default_factory=Keeping)
@@ -118,7 +130,8 @@ class Run:
     asked; the method names those that are. `regression` problems are of another kind than those it
     learns from, and tell whether it unlearns something; () for none.
 
-    Raises `ConfigurationError` if one of them may not train a model.
+    Raises `ConfigurationError` if one of them may not train a model, or there are problems without
+    a reference and nothing to keep replies to them by.
     """
 
     folder: Path
@@ -128,6 +141,7 @@ class Run:
     problems: Split
     teachers: Mapping[str, Teacher] = field(default_factory=dict)
     regression: Sequence[Problem] = ()
+    scorer: Scorer | None = None
 
     def __post_init__(self) -> None:
         for name in self.method.teachers:
@@ -136,6 +150,14 @@ class Run:
                     f"{name} cannot teach: its replies may not train a model. If the terms you"
                     f" agreed to let them, set `trainable = true` in [members.{name}]"
                 )
+        unanswered = sum(one.reference is None for one in self.problems.train)
+        rewarded = self.method.scorer and self.method.keeping.min_reward is not None
+        if unanswered and not rewarded:
+            raise ConfigurationError(
+                f"what is written for problems without an answer ({unanswered} here) is kept by"
+                " reward alone: name a scorer and the least reward (--scorer, --min-reward), or"
+                " leave them out"
+            )
 
     def iteration(self, number: int) -> Path:
         return self.folder / f"iteration-{number}"
@@ -171,11 +193,11 @@ class Run:
                     self._judged(problems, prompts, outcomes, "generated"), outcomes, strict=True
                 )
             ]
-        return found
+        return found + (self._stored(problems) if number == 1 else [])
 
     async def rationalize(self, number: int) -> list[Rationale]:
-        """All rationales of this iteration: the failures are asked for again with a hint. What
-        is kept of them makes the rows to train on."""
+        """All rationales of this iteration: the failures are asked for again with a hint, and what
+        stands is scored, if the run has a scorer. What is kept makes the rows to train on."""
         path = self.iteration(number) / "rationales.jsonl"
         if path.is_file():
             return _rationales(path)
@@ -186,6 +208,7 @@ class Run:
             hinted_path = self.iteration(number) / "rationalized.jsonl"
             outcomes = await self._sampled(hinted_path, prompts, self._writer(number))
             rationales += self._judged(problems, prompts, outcomes, "rationalized")
+        rationales = await self._scored(number, rationales)
         rationales = kept(rationales, self.method.keeping, self.method.seed)
         rows = self._rows(number, rationales)
         write_rows(path.with_name("training.jsonl"), rows.supervised)
@@ -303,15 +326,85 @@ class Run:
             for problem, prompt, outcome in zip(of_each, prompts, outcomes, strict=True)
         ]
 
+    def _stored(self, problems: Sequence[Problem]) -> list[Rationale]:
+        """The replies that some problems came with, each as one more sample."""
+        place = (1 + len(self.method.teachers)) * self._asking.samples
+        return [
+            judged(
+                one,
+                place,
+                "reward-filtered",
+                Completion(one.reply.text, "stop", one.reply.by),
+                by=one.reply.by,
+                keeping=self.method.keeping,
+            )
+            for one in problems
+            if one.reply
+        ]
+
+    async def _scored(self, number: int, rationales: list[Rationale]) -> list[Rationale]:
+        """With what the scorer says of those that stand. It sees the bare question; the same text
+        for the same problem it sees once."""
+        if self.method.scorer is None:
+            return rationales
+        questions = {one.id: Prompt(zero_shot(one)) for one in self._drawn(number)}
+        standing = [one for one in rationales if one.why_not is None]
+        replies = {
+            (one.problem, one.text): (questions[one.problem], Completion(one.text, "stop", one.by))
+            for one in standing
+        }
+
+        async def made(missing: Mapping[int, Sequence[Reply]]) -> AsyncIterator[Shard]:
+            async for place, found in scores(self._scorer(), missing):
+                yield place, [score_row(one) for one in found]
+
+        path = self.iteration(number) / "scores.jsonl"
+        rows = await self._sharded(path, list(replies.values()), made)
+        said = {key: score_from(row) for key, row in zip(replies, rows, strict=True)}
+        return [
+            scored(one, said[one.problem, one.text], self.method.keeping)
+            if one.why_not is None
+            else one
+            for one in rationales
+        ]
+
+    def _scorer(self) -> Scorer:
+        """The scorer; one other than the last iteration's would mix rewards, and is refused."""
+        if self.scorer is None:
+            raise ConfigurationError(
+                f"{self.method.scorer}, the scorer of this run, is not there: see to its row"
+            )
+        info, path = self.scorer.info, self.folder / "scorer.json"
+        ours = {"name": info.name, "model": info.model, "scale": info.scale}
+        if not path.is_file():
+            write_text(path, json.dumps(ours))
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        if theirs != ours:
+            raise ConfigurationError(
+                f"the scores of this run are by {' '.join(theirs.values())}, and the scorer is now"
+                f" {' '.join(ours.values())}: go on with the first, or begin another run"
+            )
+        return self.scorer
+
     async def _sampled(
         self, path: Path, prompts: Sequence[Prompt], opened: Callable[[], Awaitable[Sampler]]
     ) -> list[Outcome]:
         """The outcome for each prompt: from the file at `path`, or sampled into it by shards."""
+
+        async def made(missing: Mapping[int, Sequence[Prompt]]) -> AsyncIterator[Shard]:
+            sampler = await opened()
+            async for number, outcomes in sampler.sample(missing):
+                yield number, [_outcome_row(one) for one in outcomes]
+
+        return [_outcome(row) for row in await self._sharded(path, prompts, made)]
+
+    async def _sharded(self, path: Path, items: Sequence[T], made: Made[T]) -> list[Row]:
+        """A row for each item: from the file at `path`, or made into it by shards."""
         folder = path.with_suffix("")
         if not path.is_file():  # noqa: ASYNC240 - nothing else waits for this loop
             shards = {
-                start // SHARD: prompts[start : start + SHARD]
-                for start in range(0, len(prompts), SHARD)
+                start // SHARD: items[start : start + SHARD]
+                for start in range(0, len(items), SHARD)
             }
             folder.mkdir(parents=True, exist_ok=True)
             files = {number: folder / f"{number:05}.jsonl" for number in shards}
@@ -320,14 +413,13 @@ class Run:
             stage = f"{path.parent.name}: {path.stem}"
             self.tell(stage, done, len(shards))
             if missing:
-                sampler = await opened()
-                async for number, outcomes in sampler.sample(missing):
-                    write_rows(files[number], map(_outcome_row, outcomes))
+                async for number, rows in made(missing):
+                    write_rows(files[number], rows)
                     done += 1
                     self.tell(stage, done, len(shards))
             write_text(path, "".join(file.read_text(encoding="utf-8") for file in files.values()))
         shutil.rmtree(folder, ignore_errors=True)
-        return [_outcome(row) for _, row in read_rows(path)] if prompts else []
+        return [row for _, row in read_rows(path)] if items else []
 
     def _trained(self, folder: Path, rows: TrainingRows) -> Path:
         adapter = folder / "adapter"
@@ -414,6 +506,7 @@ def begin_run(
     source: str,
     teachers: Mapping[str, Teacher] | None = None,
     regression: tuple[str, Sequence[Problem]] | None = None,
+    scorer: Scorer | None = None,
 ) -> Run:
     """Begin a run, or go on with it. The split is fixed here, before the first iteration.
 
@@ -428,10 +521,12 @@ def begin_run(
             raise ConfigurationError(f"{name}, a teacher, is no member: see to its row")
     parts = split(problems, method.shares)
     called, general = regression or ("", ())
-    run = Run(folder, method, opened, tell, parts, teachers or {}, general)
+    run = Run(folder, method, opened, tell, parts, teachers or {}, general, scorer)
     for part in PARTS:
         if not getattr(parts, part):
-            raise DataError(f"no problem is left for {part}: more problems, or other shares, help")
+            raise DataError(
+                f"no problem is left for {part}: more problems with answers, or other shares, help"
+            )
     refuse_leaks(parts.train, [*parts.validation, *parts.test])
     refuse_leaks(parts.train, general, "regression")
     if any(one.reference is None for one in general):
@@ -462,7 +557,12 @@ def begin_run(
 
 
 def open_run(
-    folder: Path, opened: Open, tell: Tell, *, teachers: Mapping[str, Teacher] | None = None
+    folder: Path,
+    opened: Open,
+    tell: Tell,
+    *,
+    teachers: Mapping[str, Teacher] | None = None,
+    scorer: Scorer | None = None,
 ) -> Run:
     """Go on with a run that stands in a folder, by its own manifest.
 
@@ -472,7 +572,7 @@ def open_run(
     parts = {part: tuple(read_problems(folder / "problems" / f"{part}.jsonl")) for part in PARTS}
     general = folder / "problems" / "regression.jsonl"
     regression = read_problems(general) if general.is_file() else ()
-    return Run(folder, method, opened, tell, Split(**parts), teachers or {}, regression)
+    return Run(folder, method, opened, tell, Split(**parts), teachers or {}, regression, scorer)
 
 
 def method_of(folder: Path) -> Method:
@@ -551,7 +651,7 @@ def _attempts(path: Path) -> list[Attempt]:
     return [Attempt(**row) for _, row in read_rows(path)]  # type: ignore[arg-type]
 
 
-def _outcome_row(outcome: Outcome) -> dict[str, object]:
+def _outcome_row(outcome: Outcome) -> Row:
     if isinstance(outcome, Failure):
         return {"failure": outcome.kind, "message": outcome.message}
     tokens = asdict(outcome.usage) if outcome.usage else None

@@ -12,10 +12,10 @@ import random
 import re
 import string
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Literal, cast, get_args
 
@@ -38,13 +38,22 @@ KEYS = (
 
 
 @dataclass(frozen=True, slots=True)
+class StoredReply:
+    """The reply that won when the board was asked, and the member who wrote it."""
+
+    text: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A question with its reference answer.
 
     `shape` says what layout it came in. `reference` is a number without unit, the label of a
     choice, or a short text; None if nobody knows the answer. `choices` are labels, capitals from
     A on, and texts. `id` is made of question and choices; `group` is what must not straddle the
-    split, such as the digits of a sum, and is the id where nothing else is said.
+    split, such as the digits of a sum, and is the id where nothing else is said. `reply` is only
+    for problems without a reference: nobody knows whether it is right.
     """
 
     id: str
@@ -53,6 +62,7 @@ class Problem:
     reference: str | None
     choices: Choices = ()
     group: str = ""
+    reply: StoredReply | None = None
 
     @property
     def kind(self) -> Kind:
@@ -85,16 +95,6 @@ class Split:
     train: tuple[Problem, ...]
     validation: tuple[Problem, ...]
     test: tuple[Problem, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredReply:
-    """An open problem from the store with the reply that won, and the member who wrote it."""
-
-    problem: Problem
-    text: str
-    by: str
-    reward: float | None
 
 
 def problem(
@@ -144,7 +144,11 @@ def as_row(problem: Problem) -> dict[str, object]:
         "answer": problem.reference,
         "group": problem.group,
     }
-    return row | {"choices": dict(problem.choices)} if problem.choices else row
+    if problem.choices:
+        row["choices"] = dict(problem.choices)
+    if problem.reply:
+        row |= {"reply": problem.reply.text, "by": problem.reply.by}
+    return row
 
 
 def sums(count: int, seed: int = 0) -> list[Problem]:
@@ -169,10 +173,10 @@ def part(problem: Problem, shares: Shares) -> Part:
 
 def split(problems: Iterable[Problem], shares: Shares) -> Split:
     """Every problem in its part, in the order of the ids: as good as shuffled, and the file's
-    order does not matter."""
+    order does not matter. Those without a reference measure nothing, and are all for training."""
     parts: Mapping[str, list[Problem]] = {name: [] for name in get_args(Part)}
     for one in sorted(problems, key=lambda p: p.id):
-        parts[part(one, shares)].append(one)
+        parts["train" if one.reference is None else part(one, shares)].append(one)
     return Split(**{name: tuple(members) for name, members in parts.items()})
 
 
@@ -190,38 +194,35 @@ def refuse_leaks(train: Iterable[Problem], test: Iterable[Problem], called: str 
         )
 
 
-def open_problems(answers: Iterable[Answer], trainable: frozenset[str]) -> list[StoredReply]:
-    """Stored answers as problems without a reference.
+async def open_problems(answers: AsyncIterable[Answer], trainable: frozenset[str]) -> list[Problem]:
+    """Stored answers as problems without a reference, each with the reply that won.
 
-    Only answers whose winner was written by one of the `trainable` members, was not withheld, and
-    answers a single turn: in a longer conversation the last message is no question of its own. A
-    system message stands before the question, for the reply was written under it.
+    Only answers whose winner was written by one of the `trainable` members, is whole, and answers
+    a single turn: in a longer conversation the last message is no question of its own. A system
+    message stands before the question, for the reply was written under it.
     Of several answers to one question the one with the highest reward is taken, then the first.
     """
-    best: dict[str, StoredReply] = {}
-    for answer in answers:
+    best: dict[str, tuple[float, Problem]] = {}
+    async for answer in answers:
         won = answer.winner
         turns = answer.prompt.turns_with_system_folded
         if won is None or won.candidate.member not in trainable or len(turns) > 1:
             continue
         outcome = won.candidate.outcome
-        if not isinstance(outcome, Completion) or outcome.withheld:
+        if not isinstance(outcome, Completion) or outcome.finish_reason != "stop":
             continue
-        asked = problem("stored", turns[0].content, None)
-        reply = StoredReply(asked, outcome.text, won.candidate.member, won.reward)
+        reply = StoredReply(outcome.text, won.candidate.member)
+        asked = replace(problem("stored", turns[0].content, None), reply=reply)
+        reward = -inf if won.reward is None else won.reward
         known = best.get(asked.id)
-        if known is None or _rank(reply) > _rank(known):
-            best[asked.id] = reply
-    return list(best.values())
+        if known is None or reward > known[0]:
+            best[asked.id] = reward, asked
+    return [asked for _, asked in best.values()]
 
 
 def _digest(question: str, choices: Sequence[str]) -> str:
     key = json.dumps([normalized(question), [normalized(text) for text in choices]])
     return hashlib.sha256(key.encode()).hexdigest()[:16]
-
-
-def _rank(reply: StoredReply) -> float:
-    return float("-inf") if reply.reward is None else reply.reward
 
 
 def _keys(problem: Problem) -> tuple[str, ...]:
@@ -272,7 +273,11 @@ def _own(where: str, row: Row) -> Problem:
         choices, relabelled = _choices(where, row["choices"])
         if reference is not None:
             reference = _label(where, reference, choices, relabelled)
-    return problem(shape, question, reference, choices, group)
+    made = problem(shape, question, reference, choices, group)
+    if reference is None and "reply" in row:
+        reply = StoredReply(_text(where, row, "reply"), _text(where, row, "by"))
+        made = replace(made, reply=reply)
+    return made
 
 
 def _shape(where: str, row: Row) -> Shape:

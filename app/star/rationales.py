@@ -10,10 +10,12 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Literal
 
-from app.domain import Completion, Failure, Prompt
+from app.domain import Attributes, Completion, Failure, Prompt, Score
 from app.errors import ConfigurationError
+from app.scorers.evaluation import reward_of
 from app.star.problems import Problem, normalized
 from app.star.prompts import few_shot, shots_for, with_hint, zero_shot
 from app.star.verify import Steps, Verdict, check_steps, leaks_hint, verify
@@ -26,7 +28,8 @@ class Rationale:
     """What was written for a problem, by whom, and what verification made of it.
 
     `problem` is the problem's id, `sample` counts what was written for it from 0. `reward` is a
-    reward model's, if one was asked. `why_not` says why it is not trained on; None if it is.
+    scorer's, None if none was asked or it failed. `why_not` says why it is not trained on; None if
+    it is. "reward-filtered" is all that was written for problems without a reference.
     """
 
     problem: str
@@ -46,11 +49,18 @@ class Keeping:
 
     `check_steps`: only without a false equation. `cap`: so many a problem, generated before
     rationalized. `max_rationalized`: the share of what is kept that may be rationalized, 0-1.
+
+    The rest asks for a scorer. `min_reward`, on the scorer's own scale, is for problems without a
+    reference. `min_correctness` and `min_coherence` (HelpSteer, 0-4) hold where `check_steps` found
+    no equation, if the scorer reports attributes; None: any will do.
     """
 
     check_steps: bool = True
     cap: int = 4
     max_rationalized: float = 1.0
+    min_reward: float | None = None
+    min_correctness: float | None = 2.0
+    min_coherence: float | None = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +107,10 @@ def judged(
     by: str,
     keeping: Keeping,
 ) -> Rationale:
-    """The rationale in a completion, verified."""
+    """The rationale in a completion, verified as far as it can be: without a reference it is
+    "reward-filtered", whatever the `origin`."""
+    if problem.reference is None:
+        origin = "reward-filtered"
     if isinstance(outcome, Failure):
         why_not = f"not written: {outcome.kind}"
         return Rationale(
@@ -126,10 +139,38 @@ def _why_not(
         return "cut off"
     if made.verdict == "unverified" and made.origin != "reward-filtered":
         return "no answer that could be read"
+    if not made.text.strip():
+        return "empty"
     if leaks_hint(problem, made.text):
         return "speaks of the hint"
     if keeping.check_steps and made.steps == "false":
         return "a false step"
+    return None
+
+
+def scored(made: Rationale, score: Score, keeping: Keeping) -> Rationale:
+    """A rationale that stands, with its reward, and dropped if that is too low.
+
+    A score that failed leaves it as it is, unless nothing but a score could speak for it.
+    """
+    return replace(made, reward=reward_of(score), why_not=_too_low(made, score, keeping))
+
+
+def _too_low(made: Rationale, score: Score, keeping: Keeping) -> str | None:
+    if made.origin == "reward-filtered":
+        reward = reward_of(score)
+        if reward is None:
+            return "not scored"
+        if keeping.min_reward is not None and reward < keeping.min_reward:
+            return f"reward below {keeping.min_reward:g}"
+    if isinstance(score.outcome, Attributes) and keeping.check_steps and made.steps == "unchecked":
+        found = score.outcome
+        for name, value, least in (
+            ("correctness", found.correctness, keeping.min_correctness),
+            ("coherence", found.coherence, keeping.min_coherence),
+        ):
+            if least is not None and value < least:
+                return f"{name} below {least:g}"
     return None
 
 
@@ -143,7 +184,7 @@ def kept(rationales: Sequence[Rationale], keeping: Keeping, seed: int) -> list[R
     """All of them, with a reason set on those that are one too many.
 
     Of one problem the same text counts once, and the first `cap` are taken: generated before
-    rationalized, then by reward where there is one, then by sample.
+    rationalized, then by reward, what has none last, then by sample.
     """
     by_problem: dict[str, list[Rationale]] = defaultdict(list)
     for rationale in rationales:
@@ -155,8 +196,7 @@ def kept(rationales: Sequence[Rationale], keeping: Keeping, seed: int) -> list[R
 def _capped(group: Sequence[Rationale], cap: int) -> list[Rationale]:
     seen: set[str] = set()
     found = []
-    order = sorted(group, key=lambda r: (r.origin == "rationalized", -(r.reward or 0.0), r.sample))
-    for one in order:
+    for one in sorted(group, key=_place):
         text = normalized(one.text)
         if one.why_not is None and text in seen:
             found.append(replace(one, why_not="the same text again"))
@@ -167,6 +207,11 @@ def _capped(group: Sequence[Rationale], cap: int) -> list[Rationale]:
                 seen.add(text)
             found.append(one)
     return found
+
+
+def _place(one: Rationale) -> tuple[bool, float, int]:
+    reward = -inf if one.reward is None else one.reward
+    return one.origin == "rationalized", -reward, one.sample
 
 
 def _shared(rationales: list[Rationale], most: float, seed: int) -> list[Rationale]:

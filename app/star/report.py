@@ -15,7 +15,7 @@ from io import StringIO
 from math import nan, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, get_args
 
 from app.errors import ConfigurationError
 from app.jsonl import read_rows
@@ -23,7 +23,7 @@ from app.runs import write_text
 from app.star.loop import PARTS, held_back, promoted
 from app.star.problems import Problem, read_problems
 from app.star.prompts import asked
-from app.star.rationales import Rationale, counted
+from app.star.rationales import Origin, Rationale, counted
 
 EXAMPLES = 4
 # Colours that are told apart without red and green, and on a grey print.
@@ -158,12 +158,20 @@ def card(name: str, found: Results) -> str:
             f"- Rationales: {count} {origin}, written by `{who}`."
             for (who, origin), count in by.items()
         ]
+        open_ones = [one for one in rationales if one.origin == "reward-filtered"]
+        rewarded = sum(one.why_not is None for one in open_ones)
         lines += [
             "- Kept were those that end in the reference answer"
             + (" and hold no false equation" if method["keeping"]["check_steps"] else "")
-            + f": {len(standing)} of {len(rationales)}."
+            + f": {len(standing) - rewarded} of {len(rationales) - len(open_ones)}."
             + " Rationalized ones were written with the answer as a hint, and are stored without."
         ]
+        if open_ones:
+            lines += [
+                f"- Where a problem has no answer, replies were kept by reward alone, at least"
+                f" {method['keeping']['min_reward']:g} by `{method['scorer']}`: {rewarded} of"
+                f" {len(open_ones)}. Nobody knows whether they are right."
+            ]
     settings = ", ".join(f"{key} {value}" for key, value in method["training"].items())
     lines += [
         "",
@@ -271,11 +279,17 @@ def _fates(found: Results) -> str:
     fates = {n: counted(ones) for n, ones in found.rationales.items()}
     every = sorted({fate for one in fates.values() for fate in one}, key=_kept_first)
     rows = [[_fate(fate), *(one.get(fate, 0) for one in fates.values())] for fate in every]
+    if found.manifest["method"].get("scorer"):
+        unscored = (
+            sum(one.why_not is None and one.reward is None for one in ones)
+            for ones in found.rationales.values()
+        )
+        rows.append(["kept, but the score failed", *unscored])
     return _table(["", *(f"iteration {n}" for n in fates)], rows)
 
 
 def _kept_first(fate: str) -> tuple[bool, str]:
-    return fate not in ("generated", "rationalized", "reward-filtered"), fate
+    return fate not in get_args(Origin), fate
 
 
 def _fate(fate: str) -> str:
@@ -286,6 +300,7 @@ def _examples(folder: Path, found: Results) -> list[str]:
     last = max(found.rationales)
     kinds: Mapping[str, Callable[[Rationale], bool]] = {
         "Generated and kept": lambda r: r.why_not is None and r.origin == "generated",
+        "Kept by reward alone": lambda r: r.why_not is None and r.origin == "reward-filtered",
         "Rationalized and kept": lambda r: r.why_not is None and r.origin == "rationalized",
         "Dropped for a false step": lambda r: r.why_not == "a false step",
         "Dropped for a wrong answer": lambda r: r.why_not == "wrong answer",
@@ -341,18 +356,20 @@ def _accuracy(what: str, measured: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _shares(found: Results) -> str:
-    """Problems of each iteration: solved unaided, solved with a hint, or not at all."""
+    """Problems of each iteration, of those with a reference: solved unaided, solved with a hint,
+    or not at all."""
     figure = _figure(8, 1.4 + 0.35 * len(found.rationales))
     axes = figure.add_subplot()
     left = [0.0] * len(found.rationales)
     kinds: dict[str, list[float]] = {"generated": [], "rationalized": [], "failed": []}
-    for ones in found.rationales.values():
+    for each in found.rationales.values():
+        ones = [one for one in each if one.origin != "reward-filtered"]
         every = {one.problem for one in ones}
-        alone = {r.problem for r in ones if r.why_not is None and r.origin != "rationalized"}
+        alone = {r.problem for r in ones if r.why_not is None and r.origin == "generated"}
         hinted = {r.problem for r in ones if r.why_not is None} - alone
         counts = (len(alone), len(hinted), len(every) - len(alone) - len(hinted))
         for kind, count in zip(kinds, counts, strict=True):
-            kinds[kind].append(count / len(every))
+            kinds[kind].append(count / len(every) if every else 0.0)
     names = [f"iteration {n}" for n in found.rationales]
     for (kind, values), colour in zip(kinds.items(), (KEPT, RATIONALIZED, FAILED), strict=True):
         axes.barh(names, values, left=left, label=kind, color=colour)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from sqlalchemy import (
     literal,
     select,
     text,
+    tuple_,
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -44,6 +46,8 @@ MIGRATION_LOCK = 7_827_225
 # Win rates are taken over so many of the newest answers: what a member did long ago says little
 # of what stands behind its name today, and the query's cost has a bound.
 NEWEST = 10_000
+# So many answers are read at a time.
+PAGE = 200
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,34 @@ class AnswerStore:
         if row is None:
             raise AnswerNotFoundError(f"there is no answer {answer_id}")
         return rows.answer_from(row, candidate_rows)
+
+    async def answers(self) -> AsyncIterator[Answer]:
+        """All answers, oldest first, without holding the database while one is looked at.
+
+        One that is stored meanwhile may be missed, if its run had begun before the last one read.
+        """
+        last: rows.Row | None = None
+        while page := await self._page_after(last):
+            for row, candidate_rows in page:
+                yield rows.answer_from(row, candidate_rows)
+            last, _ = page[-1]
+
+    async def _page_after(self, last: rows.Row | None) -> list[tuple[rows.Row, list[rows.Row]]]:
+        answers, candidates = schema.answers, schema.candidates
+        key = tuple_(answers.c.created, answers.c.id)
+        page = select(answers).order_by(answers.c.created, answers.c.id).limit(PAGE)
+        if last:
+            page = page.where(key > (last["created"], last["id"]))
+        its: dict[str, list[rows.Row]] = defaultdict(list)
+        with _failures():
+            async with self.engine.connect() as connection:
+                found = (await connection.execute(page)).mappings().all()
+                ids = [row["id"] for row in found]
+                of_these = select(candidates).where(candidates.c.answer_id.in_(ids))
+                ordered = await connection.execute(of_these.order_by(candidates.c.position))
+                for row in ordered.mappings():
+                    its[row["answer_id"]].append(row)
+        return [(row, its[row["id"]]) for row in found]
 
     async def win_rates(self, members: Sequence[str]) -> dict[str, WinRate]:
         """How often each of these members' replies had the highest reward; whoever has not

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+T = TypeVar("T")
 Taught = Callable[[str], Path]
 
 
@@ -23,3 +25,12 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Taught:
         return made[family]
 
     return model
+
+
+def always(sampler: T) -> Callable[..., Awaitable[T]]:
+    """Opens the same sampler, whatever the adapter."""
+
+    async def opened(*_: object) -> T:
+        return sampler
+
+    return opened

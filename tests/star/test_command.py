@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.domain import Answer
 from app.errors import ConfigurationError, DataError
 from app.runs import write_rows
 from app.star.evaluate import Attempt
 from app.star.problems import as_row
+from app.store import AnswerStore
+from tests.samples import answer
 from tests.star.conftest import Taught
 from tests.star.tiny import seven_or_eight
 
@@ -148,6 +153,76 @@ def test_problems_may_be_made_up(tmp_path: Path) -> None:
 def test_what_can_be_mended_is_said(problems: str, options: list[str], told: str) -> None:
     with pytest.raises((ConfigurationError, DataError), match=told):
         star("init", problems, "--base", "b", "--out", "run", *options)
+    assert not Path("run").exists()
+
+
+BOARD = """\
+database_url = "sqlite+aiosqlite:///answers.db"
+
+[members.claude]
+trainable = true
+
+[scorer]
+kind = "scripted"
+rewards = {"Because." = 1.5}
+"""
+
+
+async def keep(*answers: Answer) -> None:
+    async with AnswerStore.open("sqlite+aiosqlite:///answers.db") as store:
+        for one in answers:
+            await store.save(one)
+        await asyncio.sleep(0.1)  # aiosqlite's threads end a moment after their connections
+
+
+def rationales() -> list[dict[str, Any]]:
+    path = Path("run/iteration-1/rationales.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_scorer_is_the_one_that_the_manifest_names(given: list[str]) -> None:
+    """Without a key or a file of settings, the embedded one is there."""
+    least = ["--min-correctness", "0", "--min-coherence", "0"]
+    star("init", *given, "--out", "run", "--scorer", "embedded", *least)
+    star("sample", "run")
+    star("rationalize", "run")
+    standing = [one for one in rationales() if one["why_not"] is None]
+    assert standing
+    assert all(isinstance(one["reward"], float) for one in standing)
+    assert json.loads(Path("run/scorer.json").read_text())["name"] == "embedded"
+
+
+def test_the_board_s_answers_become_problems_and_their_replies_are_kept_by_reward(
+    given: list[str],
+) -> None:
+    Path("starboard.toml").write_text(BOARD)
+    asyncio.run(keep(answer()))
+    assert "open.jsonl has 1" in star("problems", "open.jsonl")
+    (row,) = [json.loads(line) for line in Path("open.jsonl").read_text().splitlines()]
+    assert (row["answer"], row["reply"], row["by"]) == (None, "Because.", "claude")
+    with Path(given[0]).open("a") as file:
+        file.write(Path("open.jsonl").read_text())
+    options = [*given, "--per-iteration", "999", "--out", "run", "--scorer", "scripted"]
+    with pytest.raises(ConfigurationError, match="name a scorer and the least reward"):
+        star("init", *options)
+    shown = star("run", *options, "--min-reward", "1", "--epochs", "0.5")
+    assert "not scored" in shown  # what the base wrote for it
+    assert "reward-filtered" not in shown.partition("Dropped in")[2]
+    (kept,) = [one for one in rationales() if one["origin"] == "reward-filtered" and one["reward"]]
+    assert (kept["text"], kept["by"], kept["reward"]) == ("Because.", "claude", 1.5)
+
+
+def test_replies_that_may_not_train_a_model_are_not_written(tmp_path: Path) -> None:
+    Path("starboard.toml").write_text(BOARD.replace("true", "false"))
+    asyncio.run(keep(answer()))
+    with pytest.raises(ConfigurationError, match="no stored answer was won by a member whose"):
+        star("problems", "open.jsonl")
+    assert not Path("open.jsonl").exists()
+
+
+def test_a_scorer_that_is_not_on_the_ladder_is_refused_before_anything_is_sampled() -> None:
+    with pytest.raises(ConfigurationError, match="no scorer nvidia on the ladder: embedded"):
+        star("init", "sums:100", "--base", "b", "--out", "run", "--scorer", "nvidia")
     assert not Path("run").exists()
 
 

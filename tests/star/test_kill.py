@@ -26,6 +26,7 @@ MOMENTS = (
     "run/direct/adapter.checkpoints/sft/checkpoint-*",
     "run/iteration-1/generated/00001.jsonl",
     "run/iteration-1/rationalized/00000.jsonl",
+    "run/iteration-1/scores/00000.jsonl",
     "run/iteration-1/adapter.checkpoints/sft/checkpoint-*",
     "run/iteration-1/adapter.checkpoints/dpo/checkpoint-*",
     "run/iteration-1/test-said/00001.jsonl",
@@ -46,6 +47,9 @@ OPTIONS = {
     "--micro-batch": "4",
     "--max-row-tokens": "64",
     "--rank": "4",
+    "--scorer": "embedded",
+    "--min-correctness": "0",
+    "--min-coherence": "0",
 }
 
 

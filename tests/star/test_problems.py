@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain import Completion, Failure, Message, Prompt
+from app.domain import Answer, Completion, Failure, Message, Prompt
 from app.errors import ConfigurationError, DataError
 from app.star.problems import (
     Problem,
     Shares,
+    StoredReply,
     as_row,
     carries,
     open_problems,
@@ -308,41 +310,77 @@ def test_leaks_are_refused_by_id_by_group_and_by_question() -> None:
             refuse_leaks([known], [fresh, leak])
 
 
-def test_stored_answers_become_open_problems_with_who_wrote_the_reply() -> None:
-    stored = answer()
-    assert stored.winner is not None
-    (reply,) = open_problems([stored], frozenset({stored.winner.candidate.member}))
-    assert reply.problem.kind == "open"
-    assert reply.problem.question == "Be brief.\n\nWhy? 蓝\n'"
-    assert (reply.by, reply.text) == ("claude", "Because.")
+CLAUDE = frozenset({"claude"})
 
 
-def test_replies_of_others_withheld_ones_and_conversations_are_left_out() -> None:
+async def opened(*answers: Answer, trainable: frozenset[str] = CLAUDE) -> list[Problem]:
+    async def stored() -> AsyncIterator[Answer]:
+        for one in answers:
+            yield one
+
+    return await open_problems(stored(), trainable)
+
+
+async def test_stored_answers_become_open_problems_with_the_reply_and_who_wrote_it(
+    tmp_path: Path,
+) -> None:
+    (asked,) = await opened(answer())
+    assert asked.kind == "open"
+    assert asked.question == "Be brief.\n\nWhy? 蓝\n'"
+    assert asked.reply == StoredReply("Because.", "claude")
+    assert read_problems(write(tmp_path / "p.jsonl", as_row(asked))) == [asked]
+
+
+async def test_replies_of_others_broken_ones_and_conversations_are_left_out() -> None:
     stored = answer()
-    claude = frozenset({"claude"})
     first = stored.candidates[0]
     asked = stored.prompt.messages[-1]
     talk = replace(
         stored, prompt=Prompt((asked, Message("assistant", "Hm."), Message("user", "Well?")))
     )
-    refused = replace(first.candidate, outcome=Completion("No.", "refusal", "claude-x"))
-    failed = replace(first.candidate, outcome=Failure("timeout", "late"))
+    outcomes: list[Completion | Failure] = [
+        Completion("No.", "refusal", "claude-x"),
+        Completion("Because it", "length", "claude-x"),
+        Failure("timeout", "late"),
+    ]
     no_reply = [
-        replace(stored, candidates=(replace(first, candidate=one),)) for one in (refused, failed)
+        replace(
+            stored,
+            candidates=(replace(first, candidate=replace(first.candidate, outcome=outcome)),),
+        )
+        for outcome in outcomes
     ]
     nobody = replace(stored, selection=replace(stored.selection, winner=None))
-    assert open_problems([stored], frozenset({"gemma"})) == []
-    assert open_problems([talk, *no_reply, nobody], claude) == []
+    assert await opened(stored, trainable=frozenset({"gemma"})) == []
+    assert await opened(talk, *no_reply, nobody) == []
 
 
-def test_of_several_answers_to_one_question_the_best_rewarded_is_taken() -> None:
-    stored = answer()
-    first = stored.candidates[0]
-    low, none, high = (
-        replace(stored, candidates=(replace(first, reward=reward),)) for reward in (1.0, None, 4.0)
-    )
-    (best,) = open_problems([none, low, high, low], frozenset({"claude"}))
-    assert best.reward == 4.0
+async def test_of_several_answers_to_one_question_the_best_rewarded_is_taken() -> None:
+    def rewarded(text: str, reward: float | None) -> Answer:
+        stored = answer()
+        first = stored.candidates[0]
+        said = replace(first.candidate, outcome=Completion(text, "stop", "claude-x"))
+        return replace(stored, candidates=(replace(first, candidate=said, reward=reward),))
+
+    low, high = rewarded("low", -2.0), rewarded("high", -1.0)
+    (best,) = await opened(rewarded("none", None), low, high, rewarded("high too", -1.0), low)
+    assert best.reply == StoredReply("high", "claude")
+
+
+def test_a_reply_is_read_only_where_nobody_knows_the_answer(tmp_path: Path) -> None:
+    row = {"question": "Why?", "answer": "so", "reply": "Because.", "by": "claude"}
+    (known,) = read_problems(write(tmp_path / "known.jsonl", row))
+    assert known.reply is None
+    del row["by"]
+    with pytest.raises(DataError, match="'by' is missing"):
+        read_problems(write(tmp_path / "open.jsonl", row | {"answer": None}))
+
+
+def test_problems_without_a_reference_are_all_for_training() -> None:
+    unanswered = [problem("own", f"Why {n}?", None) for n in range(30)]
+    parts = split([*sums(30), *unanswered], Shares(0.4, 0.4))
+    assert {one for one in parts.train if one.reference is None} == set(unanswered)
+    assert all(one.reference for one in (*parts.validation, *parts.test))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from app.star.loop import Method, Run, Teacher, begin_run, open_run
 from app.star.problems import problem
 from app.star.rationales import Asking, Rationale
 from app.star.sampling import Outcome, Shards
+from tests.star.conftest import always
 
 PROBLEMS = [problem("own", f"What is {n} + 1?", str(n + 1)) for n in range(60)]
 ADDEND = {one.id: n for n, one in enumerate(PROBLEMS)}
@@ -48,13 +49,6 @@ def begin(folder: Path, base: Writer, qwen: Writer | None, method: Method = METH
     return begin_run(
         PROBLEMS, method, folder, always(base), lambda *_: None, source="p", teachers=teachers
     )
-
-
-def always(writer: Writer) -> Callable[..., Awaitable[Writer]]:
-    async def opened(*_: object) -> Writer:
-        return writer
-
-    return opened
 
 
 def of(rationales: list[Rationale], by: str) -> list[Rationale]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,32 @@ async def test_the_constants_of_win_rates_are_no_parameters(store: AnswerStore) 
     assert "'a'" in parameters
     for constant in (*CANNOT_RANK, *WITHHELD, str(answers_module.NEWEST)):
         assert constant not in parameters
+
+
+async def test_all_answers_come_oldest_first(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over several pages, the last one full, with answers of one moment on both sides of a page."""
+    monkeypatch.setattr(answers_module, "PAGE", 2)
+    saved = [competition(n, scored("a", n), failed("b"), minute=n // 3) for n in range(6)]
+    for one in (4, 1, 5, 0, 3, 2):
+        await store.save(saved[one])
+    assert [one async for one in store.answers()] == saved
+
+
+async def test_the_database_is_free_while_an_answer_is_looked_at(store: AnswerStore) -> None:
+    await store.save(answer("ans_1"))
+    later = replace(answer("ans_2"), created=answer().created + timedelta(hours=1))
+    seen: list[Answer] = []
+    async for one in store.answers():
+        if not seen:
+            await store.save(later)
+        seen.append(one)
+    assert seen == [answer("ans_1"), later]
+
+
+async def test_an_empty_store_has_no_answers(store: AnswerStore) -> None:
+    assert [one async for one in store.answers()] == []
 
 
 async def test_an_unknown_id_is_an_error_of_the_request(store: AnswerStore) -> None:
