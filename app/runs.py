@@ -24,7 +24,7 @@ def begin(out: Path, manifest: Mapping[str, object], name: str = "manifest.json"
     if path.is_file() and others:
         theirs = json.loads(path.read_text(encoding="utf-8"))
         if theirs != ours:
-            changed = ", ".join(_differences(theirs, ours))
+            changed = ", ".join(differences(theirs, ours))
             raise ConfigurationError(
                 f"{out} holds a run that was begun otherwise ({changed}): give it the same again,"
                 " or name another folder"
@@ -36,13 +36,13 @@ def begin(out: Path, manifest: Mapping[str, object], name: str = "manifest.json"
     write_text(path, json.dumps(ours, indent=2))
 
 
-def _differences(theirs: object, ours: object, name: str = "") -> list[str]:
+def differences(theirs: object, ours: object, name: str = "") -> list[str]:
     """What is not the same, as "method.seed 1, now 2"."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         return [
             found
             for key in sorted(theirs | ours)
-            for found in _differences(theirs.get(key), ours.get(key), f"{name}.{key}".strip("."))
+            for found in differences(theirs.get(key), ours.get(key), f"{name}.{key}".strip("."))
         ]
     return [] if theirs == ours else [f"{name} {theirs}, now {ours}"]
 

@@ -26,8 +26,7 @@ from rich.progress import Progress
 
 from app.star.loop import method_of, promoted
 from app.star.member import member_row
-from app.star.problems import Problem, read_problems
-from app.star.prompts import asked
+from app.star.problems import Problem, asked, read_problems
 from app.star.verify import verify
 
 BOARD = ("base", "mine")

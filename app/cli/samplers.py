@@ -88,16 +88,37 @@ class Board:
     def seats(self) -> Mapping[str, Seat]:
         return {seat.name: seat for seat in self.settings.seats} if self.settings else {}
 
+    def seat(self, name: str) -> Seat:
+        """Raises `ConfigurationError` if there is none of that name."""
+        if name not in self.seats:
+            raise ConfigurationError(
+                f"no member is called {name}: there are {', '.join(sorted(self.seats))}"
+            )
+        return self.seats[name]
+
+    def host(self, name: str) -> Seat:
+        """The seat that serves the base. Raises `ConfigurationError` if it cannot: it must take
+        adapters, and what it writes is trained on."""
+        seat = self.seat(name)
+        if seat.spec.provider != "openai_compatible":
+            raise ConfigurationError(
+                f"{name} takes no adapters: sample with vLLM, as a member with"
+                ' `provider = "openai_compatible"`, or with `--engine local`'
+            )
+        if not seat.trainable:
+            raise ConfigurationError(
+                f"what {name} writes may not train a model. If it serves the base itself, under"
+                f" terms that let it, set `trainable = true` in [members.{name}]"
+            )
+        return seat
+
     async def provider(self, name: str) -> Provider:
         """Raises `ConfigurationError` if there is none of that name, or its key is missing."""
         from app.settings import missing_key
         from app.wiring import build_provider
 
-        seat = self.seats.get(name)
-        if seat is None or self.settings is None:
-            raise ConfigurationError(
-                f"no member is called {name}: there are {', '.join(sorted(self.seats))}"
-            )
+        seat = self.seat(name)
+        assert self.settings is not None
         if lacks := missing_key(seat.spec):
             raise ConfigurationError(f"{name} cannot be asked: {lacks}")
         return await build_provider(name, seat.spec, self.settings, *self._tools(self.settings))
@@ -175,13 +196,10 @@ async def _host(engine: Engine, board: Board, adapter: Path | None) -> Sampler:
     from app.providers.openai_compatible import OpenAICompatibleProvider
     from app.star.hosts import HostSampler, load_adapter
 
-    provider = await board.provider(str(engine.host))
-    if adapter is None:
-        return HostSampler(provider, engine.concurrency)
-    if not isinstance(provider, OpenAICompatibleProvider):
-        raise ConfigurationError(
-            f"{engine.host} takes no adapters: sample with vLLM, as a member with"
-            ' `provider = "openai_compatible"`, or with `--engine local`'
-        )
-    name = await load_adapter(provider, adapter)
-    return HostSampler(replace(provider, model=name), engine.concurrency)
+    name = str(engine.host)
+    board.host(name)
+    provider = await board.provider(name)
+    assert isinstance(provider, OpenAICompatibleProvider)
+    if adapter:
+        provider = replace(provider, model=await load_adapter(provider, adapter))
+    return HostSampler(provider, engine.concurrency)

@@ -7,7 +7,7 @@ import functools
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
@@ -257,7 +257,7 @@ def init(
     ] = None,
 ) -> None:
     """Begin a run: settle its settings and split the problems. Nothing is sampled yet."""
-    from app.star.loop import Method
+    from app.star.loop import Method, begin_run
     from app.star.problems import Shares
     from app.star.rationales import Asking, Keeping
     from app.star.train import Training
@@ -298,7 +298,25 @@ def init(
     )
     named, found = _problems(problems, seed, drop_duplicates=drop_duplicates)
     general = _problems(regression, seed, drop_duplicates=drop_duplicates) if regression else None
-    run = asyncio.run(_begun(found, method, out, named, general))
+
+    async def begun() -> Run:
+        async with _board(method, samples_on) as board:
+            if scorer:
+                board.scorer_spec(scorer)
+            if host:
+                board.host(host)
+            return begin_run(
+                found,
+                method,
+                out,
+                _never,
+                _silent,
+                source=named,
+                teachers=board.teachers(),
+                regression=general,
+            )
+
+    run = asyncio.run(begun())
     samples_on.save(out)
     parts = run.problems
     err.print(
@@ -356,6 +374,8 @@ def train(
     ] = False,
 ) -> None:
     """Train the adapter of an iteration from the base."""
+    if direct and iteration:
+        raise ConfigurationError("--direct is of no iteration: leave --iteration out")
 
     async def trained(run: Run, number: int) -> Path:
         return run.train_directly() if direct else run.train(number)
@@ -372,6 +392,8 @@ def evaluate(
     model: Annotated[Model, typer.Option(help="Whom to measure.")] = Model.iteration,
 ) -> None:
     """Measure a model on validation and test problems."""
+    if model is not Model.iteration and iteration:
+        raise ConfigurationError(f"--model {model} is of no iteration: leave --iteration out")
 
     async def measured(run: Run, number: int) -> None:
         match model:
@@ -414,7 +436,7 @@ def promote(
     stdout.print(Text(said))
     if current := loop.promoted(folder):
         adapter = folder / f"iteration-{current[-1]}" / "adapter"
-        err.print(Text("Its row in starboard.toml, to seat it on the board:"))
+        err.print(Text(f"To seat iteration {current[-1]} on the board, in starboard.toml:"))
         stdout.print(Text(member_row(folder.resolve().name, loop.method_of(folder).base, adapter)))
 
 
@@ -427,6 +449,7 @@ def export(
     from app.star import loop
     from app.star.export import export_adapter
 
+    _refuse_existing(out)
     current = loop.promoted(folder)
     if not current:
         raise ConfigurationError(f"nothing was promoted in {folder}")
@@ -447,6 +470,7 @@ def problems(
     from app.runs import write_rows
     from app.star.problems import as_row
 
+    _refuse_existing(out)
     board = settings()
     trainable = frozenset(seat.name for seat in board.seats if seat.trainable)
     found = asyncio.run(_stored_problems(board, trainable))
@@ -469,6 +493,11 @@ def report(folder: RunFolder) -> None:
     err.print(Text(f"The report with its pictures is {path}.", "green"))
 
 
+def _refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise ConfigurationError(f"{out} is there already: name another file, or remove it")
+
+
 def _problems(source: str, seed: int, *, drop_duplicates: bool) -> tuple[str, list[Problem]]:
     """What the problems are called, and they themselves."""
     from app.star.problems import carries, read_problems, sums
@@ -488,30 +517,6 @@ async def _stored_problems(board: Settings, trainable: frozenset[str]) -> list[P
 
     async with AnswerStore.open(board.database_url) as store:
         return await open_problems(store.answers(), trainable)
-
-
-async def _begun(
-    found: list[Problem],
-    method: Method,
-    folder: Path,
-    source: str,
-    regression: tuple[str, list[Problem]] | None,
-) -> Run:
-    from app.star.loop import begin_run
-
-    async with Board.open(needed=bool(method.teachers or method.scorer)) as board:
-        if method.scorer:
-            board.scorer_spec(method.scorer)
-        return begin_run(
-            found,
-            method,
-            folder,
-            _never,
-            _silent,
-            source=source,
-            teachers=board.teachers(),
-            regression=regression,
-        )
 
 
 def _stage(
@@ -546,6 +551,10 @@ def _to_the_end(stages: Coroutine[Any, Any, T]) -> T:
         raise SystemExit(128 + signal.SIGINT) from None
 
 
+def _board(method: Method, engine: Engine) -> AbstractAsyncContextManager[Board]:
+    return Board.open(needed=bool(method.teachers or method.scorer or engine.host))
+
+
 @asynccontextmanager
 async def _opened(folder: Path, *, scoring: bool = False) -> AsyncIterator[Run]:
     """A run with its samplers, and its scorer if it has one and needs it, and a bar for each
@@ -563,8 +572,7 @@ async def _opened(folder: Path, *, scoring: bool = False) -> AsyncIterator[Run]:
                 tasks[stage] = progress.add_task(stage, total=total)
             progress.update(tasks[stage], completed=done, total=total)
 
-        needed = bool(method.teachers or method.scorer or engine.host)
-        async with Board.open(needed=needed) as board:
+        async with _board(method, engine) as board:
             yield open_run(
                 folder,
                 functools.partial(open_sampler, engine, board, method),

@@ -23,8 +23,8 @@ from app.star.sampling import Outcome, Shards
 
 CONCURRENCY = 16
 TIMEOUT_S = 120.0
-# Some three minutes in all, where the host names no wait. Nobody waits for one reply here, and a
-# limit by the minute is over within the longest wait.
+# Some three minutes of waits in all, where the host names none. Nobody waits for one reply here,
+# and a limit by the minute is over within the longest wait.
 RETRIES = Retries(attempts=8, backoff_s=(1.0, 2.0), longest_wait_s=120.0)
 # What says nothing of the prompt: the host is down, or does not let us in.
 OF_THE_HOST = RETRYABLE | {"auth"}
@@ -90,12 +90,22 @@ class HostSampler:
 
 def refuse_silence(name: str, outcomes: Sequence[object]) -> None:
     """Raise `ConfigurationError` if all of a shard are failures that say nothing of the prompts."""
-    failures = [one for one in outcomes if isinstance(one, Failure) and one.kind in OF_THE_HOST]
-    if outcomes and len(failures) == len(outcomes):
+    if outcomes and len(_lost(outcomes)) == len(outcomes):
+        refuse_outage(name, outcomes)
+
+
+def refuse_outage(name: str, outcomes: Sequence[object]) -> None:
+    """Raise `ConfigurationError` if a single one of a shard is such a failure."""
+    if lost := _lost(outcomes):
         raise ConfigurationError(
-            f"{name} answered none of {len(outcomes)} prompts ({failures[0].message}):"
-            " see that it is up and lets us in, then give the same command again"
+            f"{name} answered {len(outcomes) - len(lost)} of {len(outcomes)} prompts"
+            f" ({lost[0].message}): see that it is up and lets us in, then give the same command"
+            " again"
         )
+
+
+def _lost(outcomes: Sequence[object]) -> list[Failure]:
+    return [one for one in outcomes if isinstance(one, Failure) and one.kind in OF_THE_HOST]
 
 
 async def load_adapter(host: OpenAICompatibleProvider, adapter: Path) -> str:

@@ -18,6 +18,7 @@
         evaluation.json
         promotion.json               whether it was better than what was current, by how much, and
                                      what it lost elsewhere
+    run/base.json                    the hash of the base's weights, once it was trained on
     run/scorer.json                  whose scores they are
     run/promoted.json                which adapters were promoted, the last of them the current one
 
@@ -30,6 +31,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -42,7 +44,8 @@ from typing import TypeVar, cast
 from app.domain import Completion, Failure, FailureKind, FinishReason, Prompt, Usage
 from app.errors import ConfigurationError, DataError
 from app.jsonl import Row, read_rows
-from app.runs import begin, write_rows, write_text
+from app.model_folders import base_folder, weights_sha256
+from app.runs import begin, differences, write_rows, write_text
 from app.scorers import Scorer
 from app.star.dataset import (
     TrainingRows,
@@ -51,8 +54,9 @@ from app.star.dataset import (
     training_rows,
 )
 from app.star.evaluate import Attempt, Evaluation, attempt, evaluation, paired
+from app.star.hosts import refuse_outage
 from app.star.problems import Problem, Shares, Split, as_row, read_problems, refuse_leaks, split
-from app.star.prompts import zero_shot
+from app.star.prompts import SHOWN, zero_shot
 from app.star.rationales import (
     Asking,
     Keeping,
@@ -111,6 +115,13 @@ class Method:
     asking: Asking = field(default_factory=Asking)
     keeping: Keeping = field(default_factory=Keeping)
     training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        if self.k > 1 and not self.k_temperature:
+            raise ConfigurationError(
+                f"{self.k} samples at temperature 0 are the same text: choose a --k-temperature"
+                " above 0, or --k 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -249,7 +260,8 @@ class Run:
         if path.is_file() and not again:
             return bool(json.loads(path.read_text(encoding="utf-8"))["promoted"])
         mine = _attempts(self.iteration(number) / "validation.jsonl")
-        history = [one for one in promoted(self.folder) if one != number]
+        before = promoted(self.folder)
+        history = [one for one in before if one != number]
         current = (
             self.iteration(history[-1]) / "validation.jsonl"
             if history
@@ -268,8 +280,9 @@ class Run:
                     f"is better, but {100 * lost['drop']:.3g} points under the base on the"
                     f" regression set, where {100 * self.method.max_regression:.3g} are allowed"
                 )
-        if decided["promoted"]:
-            write_text(self.folder / "promoted.json", json.dumps([*history, number]))
+        now = [*history, number] if decided["promoted"] else history
+        if now != before:
+            write_text(self.folder / "promoted.json", json.dumps(now))
         write_text(path, json.dumps(decided, indent=2))
         return bool(decided["promoted"])
 
@@ -387,13 +400,24 @@ class Run:
         return self.scorer
 
     async def _sampled(
-        self, path: Path, prompts: Sequence[Prompt], opened: Callable[[], Awaitable[Sampler]]
+        self,
+        path: Path,
+        prompts: Sequence[Prompt],
+        opened: Callable[[], Awaitable[Sampler]],
+        *,
+        measuring: bool = False,
     ) -> list[Outcome]:
-        """The outcome for each prompt: from the file at `path`, or sampled into it by shards."""
+        """The outcome for each prompt: from the file at `path`, or sampled into it by shards.
+
+        A rationale that an outage lost is one rationale less; when `measuring`, it would count as
+        a wrong answer, so that the shard is refused.
+        """
 
         async def made(missing: Mapping[int, Sequence[Prompt]]) -> AsyncIterator[Shard]:
             sampler = await opened()
             async for number, outcomes in sampler.sample(missing):
+                if measuring:
+                    refuse_outage(sampler.name, outcomes)
                 yield number, [_outcome_row(one) for one in outcomes]
 
         return [_outcome(row) for row in await self._sharded(path, prompts, made)]
@@ -424,6 +448,7 @@ class Run:
     def _trained(self, folder: Path, rows: TrainingRows) -> Path:
         adapter = folder / "adapter"
         if not adapter.is_dir():
+            self._pin_base()
             stage = f"{folder.name}: training"
             train(
                 self.method.base,
@@ -434,6 +459,20 @@ class Run:
             )
         shutil.rmtree(folder / "adapter.checkpoints", ignore_errors=True)
         return adapter
+
+    def _pin_base(self) -> None:
+        """Raise `ConfigurationError` if the base has other weights than at the first training: a
+        folder may have been written over, and a hub id stands for its newest revision."""
+        path = self.folder / "base.json"
+        ours = {"weights_sha256": weights_sha256(base_folder(self.method.base))}
+        if not path.is_file():
+            if os.environ.get("RANK", "0") == "0":  # of the processes that train together
+                write_text(path, json.dumps(ours))
+        elif json.loads(path.read_text(encoding="utf-8")) != ours:
+            raise ConfigurationError(
+                f"{self.method.base} has other weights than when this run was first trained: put"
+                " those back, or begin another run"
+            )
 
     async def _evaluated(
         self, folder: Path, name: str, adapter: Path | None, *, shots: bool
@@ -462,7 +501,8 @@ class Run:
             said = folder / f"{prefix}{part}-said.jsonl"
             if not path.is_file():
                 asked = self._questions(problems, k, shots=with_shots)
-                outcomes = await self._sampled(said, [p for *_, p in asked], opened)
+                prompts = [p for *_, p in asked]
+                outcomes = await self._sampled(said, prompts, opened, measuring=True)
                 attempts = [
                     attempt(problem, sample, outcome)
                     for (problem, sample, _), outcome in zip(asked, outcomes, strict=True)
@@ -519,7 +559,7 @@ def begin_run(
     for name in method.teachers:
         if name not in (teachers or {}):
             raise ConfigurationError(f"{name}, a teacher, is no member: see to its row")
-    parts = split(problems, method.shares)
+    parts = split(problems, method.shares, SHOWN)
     called, general = regression or ("", ())
     run = Run(folder, method, opened, tell, parts, teachers or {}, general, scorer)
     for part in PARTS:
@@ -536,10 +576,7 @@ def begin_run(
         "source": source,
         "problems_sha256": _sha256(problems),
         "counts": {part: len(getattr(parts, part)) for part in PARTS},
-        "versions": {
-            name: metadata.version(name)
-            for name in ("starboard", "torch", "transformers", "peft", "trl")
-        },
+        "versions": _versions(),
     }
     if general:
         settled["regression"] = {
@@ -566,9 +603,15 @@ def open_run(
 ) -> Run:
     """Go on with a run that stands in a folder, by its own manifest.
 
-    Raises `ConfigurationError` if there is none.
+    Raises `ConfigurationError` if there is none, or it was begun with other versions of what
+    samples and trains.
     """
     method = method_of(folder)
+    theirs = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["versions"]
+    if changed := differences(theirs, _versions()):
+        raise ConfigurationError(
+            f"{folder} was begun with other packages ({', '.join(changed)}): install those"
+        )
     parts = {part: tuple(read_problems(folder / "problems" / f"{part}.jsonl")) for part in PARTS}
     general = folder / "problems" / "regression.jsonl"
     regression = read_problems(general) if general.is_file() else ()
@@ -630,6 +673,11 @@ def unfinished(folder: Path) -> int:
 def _sha256(problems: Sequence[Problem]) -> str:
     rows = json.dumps([as_row(problem) for problem in problems], ensure_ascii=False)
     return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    packages = ("starboard", "torch", "transformers", "peft", "trl")
+    return {name: metadata.version(name) for name in packages}
 
 
 def _by(teacher: str, outcome: Outcome) -> str:

@@ -171,12 +171,34 @@ def part(problem: Problem, shares: Shares) -> Part:
     return "validation" if at < shares.test + shares.validation else "train"
 
 
-def split(problems: Iterable[Problem], shares: Shares) -> Split:
+def asked(problem: Problem, mark: str = "") -> str:
+    """The question as the user puts it, with its choices; the right one with a mark behind it."""
+    if not problem.choices:
+        return problem.question
+    lines = [
+        f"({label.lower()}) {text}{mark if label == problem.reference else ''}"
+        for label, text in problem.choices
+    ]
+    return "\n".join([problem.question, "Answer Choices:", *lines])
+
+
+def addition(shape: Shape, terms: Sequence[int]) -> Problem:
+    """A sum; all orders of its terms are one group."""
+    said = " + ".join(map(str, terms))
+    group = f"{shape} {_in_order(terms)}"
+    return problem(shape, f"What is {said}?", str(sum(terms)), group=group)
+
+
+def split(
+    problems: Iterable[Problem], shares: Shares, shown: frozenset[str] = frozenset()
+) -> Split:
     """Every problem in its part, in the order of the ids: as good as shuffled, and the file's
-    order does not matter. Those without a reference measure nothing, and are all for training."""
+    order does not matter. Problems of groups that are `shown` in worked examples are all for
+    training, and so are those without a reference, which measure nothing."""
     parts: Mapping[str, list[Problem]] = {name: [] for name in get_args(Part)}
     for one in sorted(problems, key=lambda p: p.id):
-        parts["train" if one.reference is None else part(one, shares)].append(one)
+        trains = one.reference is None or one.group in shown
+        parts["train" if trains else part(one, shares)].append(one)
     return Split(**{name: tuple(members) for name, members in parts.items()})
 
 
@@ -200,9 +222,10 @@ async def open_problems(answers: AsyncIterable[Answer], trainable: frozenset[str
     Only answers whose winner was written by one of the `trainable` members, is whole, and answers
     a single turn: in a longer conversation the last message is no question of its own. A system
     message stands before the question, for the reply was written under it.
-    Of several answers to one question the one with the highest reward is taken, then the first.
+    Of several answers to one question the newest is taken, or, of those that the same scorer scored
+    with the newest, the one with the highest reward.
     """
-    best: dict[str, tuple[float, Problem]] = {}
+    best: dict[str, tuple[tuple[str, str], float, Problem]] = {}
     async for answer in answers:
         won = answer.winner
         turns = answer.prompt.turns_with_system_folded
@@ -212,12 +235,13 @@ async def open_problems(answers: AsyncIterable[Answer], trainable: frozenset[str
         if not isinstance(outcome, Completion) or outcome.finish_reason != "stop":
             continue
         reply = StoredReply(outcome.text, won.candidate.member)
-        asked = replace(problem("stored", turns[0].content, None), reply=reply)
+        new = replace(problem("stored", turns[0].content, None), reply=reply)
         reward = -inf if won.reward is None else won.reward
-        known = best.get(asked.id)
-        if known is None or reward > known[0]:
-            best[asked.id] = reward, asked
-    return [asked for _, asked in best.values()]
+        scorer = answer.scorer.name, answer.scorer.model
+        known = best.get(new.id)
+        if known is None or known[0] != scorer or reward > known[1]:
+            best[new.id] = scorer, reward, new
+    return [one for *_, one in best.values()]
 
 
 def _digest(question: str, choices: Sequence[str]) -> str:
@@ -225,20 +249,29 @@ def _digest(question: str, choices: Sequence[str]) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _keys(problem: Problem) -> tuple[str, ...]:
-    return f"id {problem.id}", f"group {problem.group}", f"question {normalized(problem.question)}"
+def _keys(problem: Problem) -> list[str]:
+    """What two problems share of which one gives away the other."""
+    keys = [f"id {problem.id}", f"group {problem.group}"]
+    # A question from the store has its choices written into it.
+    keys += [f"question {normalized(one)}" for one in (problem.question, asked(problem))]
+    if terms := _SUM.fullmatch(problem.question):
+        keys.append(f"sum {_in_order(map(int, terms[1].split(' + ')))}")
+    return keys
+
+
+_SUM = re.compile(r"What is (\d{1,9}(?: \+ \d{1,9})+)\?")
+
+
+def _in_order(terms: Iterable[int]) -> str:
+    return " ".join(map(str, sorted(terms)))
 
 
 def _drawn(shape: Shape, count: int, seed: int, terms: Iterable[tuple[int, ...]]) -> list[Problem]:
     every = list(terms)
     if not 0 < count <= len(every):
         raise ConfigurationError(f"there are {len(every)} such sums: ask for 1 to {len(every)}")
-    made = []
-    for numbers in random.Random(seed).sample(every, count):  # noqa: S311 - no secret depends on it
-        said = " + ".join(map(str, numbers))
-        group = f"{shape} {' '.join(map(str, sorted(numbers)))}"
-        made.append(problem(shape, f"What is {said}?", str(sum(numbers)), group=group))
-    return made
+    drawn = random.Random(seed).sample(every, count)  # noqa: S311 - no secret depends on it
+    return [addition(shape, terms) for terms in drawn]
 
 
 def _read(where: str, row: Row) -> Problem:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from app.domain import Message
-from app.star.problems import Choices, Problem, problem
+from app.star.problems import Problem, addition, asked, problem
 
 CORRECT = " (CORRECT)"
 
@@ -45,17 +45,12 @@ def with_hint(problem: Problem, shots: Sequence[Shot]) -> tuple[Message, ...]:
     return (*_worked(shots, hint=True), Message("user", hinted(problem)))
 
 
-def asked(problem: Problem) -> str:
-    """The question as the user puts it, with its choices."""
-    return problem.question + _choices(problem.choices, None)
-
-
 def hinted(problem: Problem) -> str:
     """The question with its answer. Raises `ValueError` if there is no reference."""
     if problem.reference is None:
         raise ValueError("a problem without a reference has no hint")
     if problem.choices:
-        return problem.question + _choices(problem.choices, problem.reference)
+        return asked(problem, CORRECT)
     return f"{problem.question} ({problem.reference})"
 
 
@@ -90,19 +85,10 @@ def _worked(shots: Sequence[Shot], *, hint: bool) -> list[Message]:
     return turns
 
 
-def _choices(choices: Choices, right: str | None) -> str:
-    if not choices:
-        return ""
-    lines = [
-        f"({label.lower()}) {text}{CORRECT if label == right else ''}" for label, text in choices
-    ]
-    return "\n".join(["\nAnswer Choices:", *lines])
-
-
 def _sum(*terms: int) -> Shot:
     first, second, third = terms
     said = f"{first} + {second} = {first + second}. {first + second} + {third} = {sum(terms)}."
-    asks = problem("sum", f"What is {first} + {second} + {third}?", str(sum(terms)))
+    asks = addition("sum", terms)
     return Shot(asks, f"{said} {closing(asks)}")
 
 
@@ -114,7 +100,7 @@ def _carry(one: int, other: int) -> Shot:
         f" Tens: {one // 10} + {other // 10} + 1 = {tens}."
         f" {tens * 10} + {units - 10} = {one + other}."
     )
-    asks = problem("carry", f"What is {one} + {other}?", str(one + other))
+    asks = addition("carry", (one, other))
     return Shot(asks, f"{said} {closing(asks)}")
 
 
@@ -265,3 +251,6 @@ SHOTS: Mapping[str, tuple[Shot, ...]] = {
         ),
     ),
 }
+
+# Whose answers the base is shown: they are not to be tested.
+SHOWN = frozenset(shot.problem.group for shots in SHOTS.values() for shot in shots)

@@ -51,8 +51,8 @@ class Keeping:
     rationalized. `max_rationalized`: the share of what is kept that may be rationalized, 0-1.
 
     The rest asks for a scorer. `min_reward`, on the scorer's own scale, is for problems without a
-    reference. `min_correctness` and `min_coherence` (HelpSteer, 0-4) hold where `check_steps` found
-    no equation, if the scorer reports attributes; None: any will do.
+    reference. `min_correctness` and `min_coherence` (HelpSteer, 0-4) hold where there is no
+    equation to check, if the scorer reports attributes; None: any will do.
     """
 
     check_steps: bool = True
@@ -141,7 +141,7 @@ def _why_not(
         return "no answer that could be read"
     if not made.text.strip():
         return "empty"
-    if leaks_hint(problem, made.text):
+    if made.origin == "rationalized" and leaks_hint(problem, made.text):
         return "speaks of the hint"
     if keeping.check_steps and made.steps == "false":
         return "a false step"
@@ -163,7 +163,7 @@ def _too_low(made: Rationale, score: Score, keeping: Keeping) -> str | None:
             return "not scored"
         if keeping.min_reward is not None and reward < keeping.min_reward:
             return f"reward below {keeping.min_reward:g}"
-    if isinstance(score.outcome, Attributes) and keeping.check_steps and made.steps == "unchecked":
+    if isinstance(score.outcome, Attributes) and made.steps == "unchecked":
         found = score.outcome
         for name, value, least in (
             ("correctness", found.correctness, keeping.min_correctness),

@@ -21,8 +21,7 @@ from app.errors import ConfigurationError
 from app.jsonl import read_rows
 from app.runs import write_text
 from app.star.loop import PARTS, held_back, promoted
-from app.star.problems import Problem, read_problems
-from app.star.prompts import asked
+from app.star.problems import Problem, asked, read_problems
 from app.star.rationales import Origin, Rationale, counted
 
 EXAMPLES = 4
@@ -46,7 +45,7 @@ class Measured:
 @dataclass(frozen=True, slots=True)
 class Results:
     """All that there is of a run. `rationales` go by iteration; `held_back` says of each one that
-    was better why it was not promoted."""
+    was better why it was not promoted; `too_long` are those that fit into no row to train on."""
 
     manifest: Mapping[str, Any]
     measured: tuple[Measured, ...]
@@ -54,6 +53,7 @@ class Results:
     problems: Mapping[str, Problem]
     promoted: tuple[int, ...]
     held_back: tuple[str, ...]
+    too_long: Mapping[int, int]
 
 
 def results(folder: Path) -> Results:
@@ -94,6 +94,12 @@ def results(folder: Path) -> Results:
             for n in numbers
             if (why := held_back(folder, n))
         ),
+        {
+            n: int(losses["too_long"])
+            for n in numbers
+            if (file := folder / f"iteration-{n}" / "adapter" / "losses.json").is_file()
+            and "too_long" in (losses := json.loads(file.read_text(encoding="utf-8")))
+        },
     )
 
 
@@ -158,20 +164,27 @@ def card(name: str, found: Results) -> str:
             f"- Rationales: {count} {origin}, written by `{who}`."
             for (who, origin), count in by.items()
         ]
-        open_ones = [one for one in rationales if one.origin == "reward-filtered"]
-        rewarded = sum(one.why_not is None for one in open_ones)
+        dropped = {
+            fate: n for fate, n in counted(rationales).items() if fate not in get_args(Origin)
+        }
         lines += [
-            "- Kept were those that end in the reference answer"
-            + (" and hold no false equation" if method["keeping"]["check_steps"] else "")
-            + f": {len(standing) - rewarded} of {len(rationales) - len(open_ones)}."
-            + " Rationalized ones were written with the answer as a hint, and are stored without."
+            f"- Dropped: {', '.join(f'{n} {fate}' for fate, n in dropped.items()) or 'none'}."
         ]
-        if open_ones:
+        lines += [
+            "- What was generated or rationalized ends in the reference answer"
+            + (" and holds no false equation" if method["keeping"]["check_steps"] else "")
+            + ". Rationalized ones were written with the answer as a hint, and are stored without."
+        ]
+        if method.get("scorer"):
+            lines += [f"- Scored by `{method['scorer']}`, which ranks, and drops what is too low."]
+        if any(one.origin == "reward-filtered" for one in standing):
             lines += [
-                f"- Where a problem has no answer, replies were kept by reward alone, at least"
-                f" {method['keeping']['min_reward']:g} by `{method['scorer']}`: {rewarded} of"
-                f" {len(open_ones)}. Nobody knows whether they are right."
+                "- Reward-filtered ones reply to problems without an answer, and were kept by"
+                f" reward alone, at least {method['keeping']['min_reward']:g}. Nobody knows whether"
+                " they are right."
             ]
+        if too_long := found.too_long.get(number):
+            lines += [f"- Not trained on: {too_long}, of more tokens than fit in a row."]
     settings = ", ".join(f"{key} {value}" for key, value in method["training"].items())
     lines += [
         "",
@@ -285,6 +298,8 @@ def _fates(found: Results) -> str:
             for ones in found.rationales.values()
         )
         rows.append(["kept, but the score failed", *unscored])
+    if found.too_long:
+        rows.append(["kept, but too long to train on", *(found.too_long.get(n, 0) for n in fates)])
     return _table(["", *(f"iteration {n}" for n in fates)], rows)
 
 

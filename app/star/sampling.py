@@ -69,21 +69,28 @@ class LocalSampler:
 
     async def sample(self, shards: Shards) -> AsyncIterator[tuple[int, list[Outcome]]]:
         for number, prompts in shards.items():
-            yield number, await asyncio.to_thread(self.completions, prompts)
+            asked = self._encoded(prompts)
+            try:
+                yield number, await asyncio.to_thread(self.language_model.completions, asked)
+            except asyncio.CancelledError:
+                for one in asked:
+                    one.given_up.set()
+                raise
 
     def completions(self, prompts: Sequence[Prompt]) -> list[Outcome]:
         """One shard."""
-        return self.language_model.completions(
-            [
-                Encoded(
-                    self.language_model.ids(prompt),
-                    prompt.max_tokens,
-                    prompt.temperature or 0.0,
-                    prompt.sample,
-                )
-                for prompt in prompts
-            ]
-        )
+        return self.language_model.completions(self._encoded(prompts))
+
+    def _encoded(self, prompts: Sequence[Prompt]) -> list[Encoded]:
+        return [
+            Encoded(
+                self.language_model.ids(prompt),
+                prompt.max_tokens,
+                prompt.temperature or 0.0,
+                prompt.sample,
+            )
+            for prompt in prompts
+        ]
 
 
 def open_local_sampler(

@@ -77,8 +77,9 @@ def train(
 ) -> dict[str, float]:
     """Fit an adapter and put it into the folder `out`, with the tokenizer and its template.
 
-    Returns the loss of the last step of each part, which also stands in its `losses.json`. `tell`
-    gets steps done and steps in all.
+    Returns the loss of the last step of each part, which also stands in its `losses.json`, with
+    the number of rows left out as `too_long`, if there were any. `tell` gets steps done and steps
+    in all.
     Raises `DataError` without rows and `ConfigurationError` if the base does not load.
     """
     require("training", "torch", "transformers", "trl", "peft", "datasets", extra="star")
@@ -92,16 +93,38 @@ def train(
         warnings.simplefilter("ignore", FutureWarning)
         transformers.set_seed(training.seed)
         model, tokenizer = _base(base, training)
-        losses = {}
-        trainer = _sft(model, tokenizer, rows.supervised, training, checkpoints / "sft")
+        losses: dict[str, float] = {}
+        supervised = _that_fit(rows.supervised, tokenizer, training.max_tokens)
+        if not supervised:
+            raise DataError(
+                f"no row fits into {training.max_tokens} tokens: raise --max-row-tokens"
+            )
+        if too_long := len(rows.supervised) - len(supervised):
+            losses["too_long"] = too_long
+        trainer = _sft(model, tokenizer, supervised, training, checkpoints / "sft")
         losses["sft"] = _fitted(trainer, tell)
-        if training.dpo and rows.preferences:
+        preferences = _that_fit(rows.preferences, tokenizer, training.max_tokens)
+        if training.dpo and preferences:
             tuned = trainer.model
-            trainer = _dpo(tuned, tokenizer, rows.preferences, training, checkpoints / "dpo")
+            trainer = _dpo(tuned, tokenizer, preferences, training, checkpoints / "dpo")
             losses["dpo"] = _fitted(trainer, tell)
         _save(trainer, tokenizer, losses, out)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return losses
+
+
+def _that_fit(rows: Sequence[Row], tokenizer: Any, most: int) -> list[Row]:
+    """The rows of at most so many tokens. TRL would cut the others off, and a model that never saw
+    an end does not learn to come to one."""
+
+    def tokens(row: Row) -> int:
+        endings = [said for part, said in row.items() if part != "prompt"]
+        return max(
+            len(tokenizer.apply_chat_template(row["prompt"] + said, return_dict=False))
+            for said in endings
+        )
+
+    return [row for row in rows if tokens(row) <= most]
 
 
 def _save(trainer: Any, tokenizer: Any, losses: Mapping[str, float], out: Path) -> None:

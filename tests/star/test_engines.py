@@ -52,7 +52,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def board(fake: VLLMFake) -> None:
     Path("starboard.toml").write_text(
         f'[members.vllm]\nprovider = "openai_compatible"\nbase_url = "{fake.base_url}/v1"\n'
-        'model = "base"\napi_key_env = "VLLM_KEY"\n'
+        'model = "base"\napi_key_env = "VLLM_KEY"\ntrainable = true\n'
     )
 
 
@@ -125,7 +125,22 @@ def test_what_is_missing_is_said(given: list[str], options: list[str], told: str
     assert not Path("run").exists()
 
 
-def test_a_host_that_is_not_configured_is_named(given: list[str]) -> None:
-    star("init", *given, "--out", "run", "--engine", "host", "--host", "nowhere")
-    with pytest.raises(ConfigurationError, match="no member is called nowhere: there are"):
-        star("sample", "run")
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("nowhere", "no member is called nowhere: there are"),
+        ("scripted", "scripted takes no adapters"),
+        ("closed", r"what closed writes may not train a model.*\[members.closed\]"),
+    ],
+)
+def test_a_host_that_cannot_serve_the_base_is_refused(
+    given: list[str], host: str, told: str
+) -> None:
+    Path("starboard.toml").write_text(
+        '[members.scripted]\nprovider = "scripted"\nreply = "The answer is 8."\n'
+        '[members.closed]\nprovider = "openai_compatible"\nmodel = "m"\n'
+        'base_url = "http://127.0.0.1:9/v1"\n'
+    )
+    with pytest.raises(ConfigurationError, match=told):
+        star("init", *given, "--out", "run", "--engine", "host", "--host", host)
+    assert not Path("run").exists()

@@ -16,7 +16,7 @@ from app.domain import Completion, Failure, Message, Prompt
 from app.errors import ConfigurationError, UpstreamError
 from app.providers.openai_compatible import OpenAICompatibleProvider
 from app.retries import Retries
-from app.star.hosts import HostSampler
+from app.star.hosts import HostSampler, refuse_outage
 from app.star.sampling import Outcome, Shards
 from tests.fakes.openai_compatible import OpenAICompatibleFake
 from tests.fakes.wire import Recorded
@@ -168,7 +168,7 @@ async def test_a_host_that_answers_nothing_stops_the_run(
     host: OpenAICompatibleFake, http: httpx2.AsyncClient, fault: str
 ) -> None:
     host.fail(fault)
-    with pytest.raises(ConfigurationError, match="qwen answered none of 4 prompts") as refused:
+    with pytest.raises(ConfigurationError, match="qwen answered 0 of 4 prompts") as refused:
         await collected(sampler(host, http), shards(4, 4, 4))
     assert "the same command again" in str(refused.value)
     assert str(host.api_key) not in str(refused.value)
@@ -261,3 +261,17 @@ async def test_backoff_doubles_and_a_longer_wait_is_not_waited(
     waits.clear()
     await patient.outcome("host", asks_too_much)
     assert waits == []
+
+
+async def test_an_outage_is_no_wrong_answer(
+    host: OpenAICompatibleFake, http: httpx2.AsyncClient
+) -> None:
+    """A shard with a single reply that an outage lost is not measured by."""
+    host.fail_once("unavailable_503")
+    once = sampler(host, http, concurrency=1, retries=Retries(1, (0.001, 0.002), 0.01))
+    found = (await collected(once, shards(3)))[0]
+    assert [isinstance(one, Failure) for one in found] == [True, False, False]
+    with pytest.raises(ConfigurationError, match="qwen answered 2 of 3 prompts"):
+        refuse_outage("qwen", found)
+    refuse_outage("qwen", found[1:])
+    refuse_outage("qwen", [Failure("content_filter", "said nothing")])

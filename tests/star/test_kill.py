@@ -23,6 +23,7 @@ from tests.star.tiny import seven_or_eight
 # Killed as soon as this is there: what each stage makes on its way.
 MOMENTS = (
     "run/problems/train.jsonl",
+    "run/base/few-shot-test-said/00000.jsonl",
     "run/direct/adapter.checkpoints/sft/checkpoint-*",
     "run/iteration-1/generated/00001.jsonl",
     "run/iteration-1/rationalized/00000.jsonl",
@@ -30,12 +31,16 @@ MOMENTS = (
     "run/iteration-1/adapter.checkpoints/sft/checkpoint-*",
     "run/iteration-1/adapter.checkpoints/dpo/checkpoint-*",
     "run/iteration-1/test-said/00001.jsonl",
+    "run/iteration-1/regression-said/00000.jsonl",
     "run/iteration-1/promotion.json",
+    "run/iteration-2/generated/00000.jsonl",
 )
 FILES = ("open", "os.rename", "os.mkdir", "os.remove", "shutil.rmtree")
 PACKAGES = ["torch", "trl", "peft", "datasets", "math_verify", "matplotlib.figure", "app.cli.star"]
 OPTIONS = {
-    "--iterations": "1",
+    "--iterations": "2",
+    "--plateau": "-1",
+    "--regression": "carries:9",
     "--per-iteration": "10",
     "--samples": "2",
     "--temperature": "1",

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from app.star.loop import (
     unfinished,
 )
 from app.star.problems import Problem, Shares, carries, problem, split
+from app.star.prompts import SHOWN
 from app.star.rationales import Asking, Keeping, bare
 from app.star.report import results
 from app.star.sampling import LocalSampler, Outcome, Shards, open_local_sampler
@@ -172,7 +175,7 @@ def test_a_run_is_opened_as_it_was_begun(short: Path, taught: Taught) -> None:
     plan = method(taught("llama"), iterations=1, direct=True, k=2)
     found = open_run(short, opener(plan.base), lambda *_: None)
     assert found.method == plan
-    assert found.problems == split(seven_or_eight(), plan.shares)
+    assert found.problems == split(seven_or_eight(), plan.shares, SHOWN)
     with pytest.raises(ConfigurationError, match=r"method\.seed 0, now 1"):
         begun(short, replace(plan, seed=1))
     with pytest.raises(ConfigurationError, match="problems_sha256"):
@@ -277,9 +280,9 @@ def test_a_regression_set_that_cannot_tell_is_refused(tmp_path: Path) -> None:
 class Promoting:
     """Runs whose verdicts are written by hand: a letter a problem, r for right."""
 
-    def __init__(self, folder: Path, regression: int = 0) -> None:
+    def __init__(self, folder: Path, regression: int = 0, **changes: Any) -> None:
         general = ("carries", carries(regression)) if regression else None
-        self.run = begun(folder, method(folder), regression=general)
+        self.run = begun(folder, method(folder, iterations=3, **changes), regression=general)
 
     def said(self, name: str, verdicts: str) -> None:
         path = self.run.folder / name
@@ -357,12 +360,66 @@ def test_what_was_unlearned_holds_an_adapter_back(tmp_path: Path) -> None:
     ]
 
 
-async def test_a_plateau_ends_the_run(tmp_path: Path, taught: Taught) -> None:
-    plan = method(taught("llama"), iterations=3, per_iteration=8, plateau=1.1)
-    run = begun(tmp_path / "run", replace(plan, training=replace(TRAINING, epochs=2)))
-    await run.run()
-    assert run.iteration(2).is_dir()
-    assert not run.iteration(3).exists()
+@pytest.mark.parametrize(("plateau", "iterations"), [(0.4, 2), (0.2, 3), (-1.0, 3)])
+async def test_a_plateau_ends_the_run(tmp_path: Path, plateau: float, iterations: int) -> None:
+    """Iterations of which 1, then 2, then 3 of 4 validation problems are solved: gains of 0.25."""
+    made = Promoting(tmp_path / "run", plateau=plateau)
+    made.said("base/few-shot-validation.jsonl", "....")
+    for number, verdicts in ((1, "r..."), (2, "rr.."), (3, "rrr.")):
+        made.said(f"iteration-{number}/validation.jsonl", verdicts)
+        made.said(f"iteration-{number}/test.jsonl", "rrrr")
+    done: list[int] = []
+
+    class Told(Run):
+        """A run of which only what comes after the measuring is left."""
+
+        async def evaluate_base(self) -> Any: ...
+
+        async def sample(self, number: int) -> Any:
+            done.append(number)
+
+        async def rationalize(self, number: int) -> Any: ...
+
+        def train(self, number: int) -> Any: ...
+
+        async def evaluate(self, folder: Path) -> Any: ...
+
+    await Told(**{f.name: getattr(made.run, f.name) for f in fields(made.run)}).run()
+    assert done == list(range(1, iterations + 1))
+
+
+def test_to_decide_anew_takes_back_what_was_promoted(tmp_path: Path) -> None:
+    made = Promoting(tmp_path / "run")
+    made.said("base/few-shot-validation.jsonl", "....")
+    made.said("iteration-1/validation.jsonl", "rr..")
+    made.said("iteration-2/validation.jsonl", "rrr.")
+    assert [made.run.promote(number) for number in (1, 2)] == [True, True]
+    made.said("iteration-2/validation.jsonl", "r...")
+    assert not made.run.promote(2, again=True)
+    assert promoted(made.run.folder) == [1]
+
+
+def test_a_base_that_was_changed_is_refused(tmp_path: Path, taught: Taught) -> None:
+    base = Path(shutil.copytree(taught("llama"), tmp_path / "base"))
+    run = begun(tmp_path / "run", method(base, per_iteration=8))
+    run.train_directly()
+    shutil.rmtree(run.folder / "direct")
+    shutil.copytree(taught("gemma3"), base, dirs_exist_ok=True)
+    with pytest.raises(ConfigurationError, match="has other weights than when this run was first"):
+        run.train_directly()
+
+
+def test_a_run_of_other_packages_is_not_opened(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run", method(tmp_path))
+    path = run.folder / "manifest.json"
+    path.write_text(path.read_text().replace(metadata.version("trl"), "0.1"))
+    with pytest.raises(ConfigurationError, match=r"other packages \(trl 0\.1, now"):
+        open_run(run.folder, run.open, run.tell)
+
+
+def test_samples_that_would_be_the_same_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="2 samples at temperature 0 are the same text"):
+        method(tmp_path, k=2, k_temperature=0.0)
 
 
 async def test_the_share_of_rationalized_rows_is_kept_to(tmp_path: Path, taught: Taught) -> None:

@@ -18,7 +18,9 @@ from app.star.problems import (
     Problem,
     Shares,
     StoredReply,
+    addition,
     as_row,
+    asked,
     carries,
     open_problems,
     part,
@@ -324,11 +326,11 @@ async def opened(*answers: Answer, trainable: frozenset[str] = CLAUDE) -> list[P
 async def test_stored_answers_become_open_problems_with_the_reply_and_who_wrote_it(
     tmp_path: Path,
 ) -> None:
-    (asked,) = await opened(answer())
-    assert asked.kind == "open"
-    assert asked.question == "Be brief.\n\nWhy? 蓝\n'"
-    assert asked.reply == StoredReply("Because.", "claude")
-    assert read_problems(write(tmp_path / "p.jsonl", as_row(asked))) == [asked]
+    (found,) = await opened(answer())
+    assert found.kind == "open"
+    assert found.question == "Be brief.\n\nWhy? 蓝\n'"
+    assert found.reply == StoredReply("Because.", "claude")
+    assert read_problems(write(tmp_path / "p.jsonl", as_row(found))) == [found]
 
 
 async def test_replies_of_others_broken_ones_and_conversations_are_left_out() -> None:
@@ -399,3 +401,53 @@ def test_the_public_sets_are_read_whole(file: str, count: int, kind: str) -> Non
     read = read_problems(public_data(file) / file)
     assert len(read) == count
     assert {p.kind for p in read} == {kind}
+
+
+async def test_stored_questions_are_found_where_they_are_tested(tmp_path: Path) -> None:
+    """A choice with its options written out, and a sum in another order."""
+    keyed = read_problems(write(tmp_path / "p.jsonl", COMMONSENSE))[0]
+    for written, tested in (
+        (asked(keyed), keyed),
+        ("What is 5 + 3 + 9?", addition("sum", (3, 9, 5))),
+    ):
+        stored = problem("stored", written, None)
+        with pytest.raises(DataError, match="1 test problems are also in training"):
+            refuse_leaks([stored], [tested])
+
+
+async def test_rewards_of_two_scorers_are_not_compared() -> None:
+    first = answer()
+
+    def by(scorer: str, reward: float, text: str) -> Answer:
+        won = first.candidates[0]
+        candidate = replace(won.candidate, outcome=Completion(text, "stop", "claude-x"))
+        scored = replace(won, candidate=candidate, score=None, reward=reward)
+        return replace(
+            first,
+            candidates=(scored, *first.candidates[1:]),
+            scorer=replace(first.scorer, name=scorer),
+        )
+
+    nvidia, better, worse = (
+        by("nvidia", -2.0, "a"),
+        by("nvidia", -1.0, "b"),
+        by("nvidia", -3.0, "c"),
+    )
+    embedded = by("embedded", 4.0, "d")
+    for answers, text in (
+        ((nvidia, better, worse), "b"),
+        ((embedded, nvidia), "a"),
+        ((nvidia, embedded), "d"),
+    ):
+        (found,) = await opened(*answers)
+        assert found.reply is not None
+        assert found.reply.text == text
+
+
+def test_what_a_worked_example_shows_is_trained_on() -> None:
+    every = sums(1000)
+    shown = every[0].group
+    found = split(every, Shares(0.4, 0.4), frozenset({shown}))
+    orders = [one for one in every if one.group == shown]
+    assert len(orders) > 1
+    assert set(orders) <= set(found.train)

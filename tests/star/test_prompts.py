@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from app.domain import Prompt
-from app.star.problems import Problem, problem
+from app.star.problems import Problem, Shares, carries, problem, split, sums
 from app.star.prompts import (
     CORRECT,
     SHOTS,
+    SHOWN,
     Shot,
     closing,
     few_shot,
@@ -110,3 +111,14 @@ def test_the_closing_is_verified_as_right() -> None:
     for asked in (SUM, QUIET, WORDED, CAPITAL):
         assert verify(asked, closing(asked)) == "right"
     assert closing(QUIET) == "The answer is (b)."
+
+
+def test_no_order_of_a_worked_sum_is_tested() -> None:
+    for every in (sums(1000), carries(3645)):
+        parts = split(every, Shares(0.3, 0.3), SHOWN)
+        questions = {one.question for one in (*parts.validation, *parts.test)}
+        for _, shot in EVERY:
+            assert shot.problem.question not in questions
+        groups = {one.group for one in (*parts.validation, *parts.test)}
+        assert not groups & SHOWN
+        assert SHOWN & {one.group for one in parts.train}

@@ -52,12 +52,18 @@ def rationale(text: str, sample: int = 0, of: Problem = SUM, **changes: object) 
         ("I do not know.", "stop", "no answer that could be read"),
         (RIGHT, "length", "cut off"),
         (RIGHT, "content_filter", "withheld: content_filter"),
-        (f"As the hint says, {RIGHT}", "stop", "speaks of the hint"),
-        ("3 + 4 + 5 (12). The answer is 12.", "stop", "speaks of the hint"),
     ],
 )
 def test_why_a_rationale_is_dropped(text: str, finish: FinishReason, why_not: str | None) -> None:
     assert made(text, finish).why_not == why_not
+
+
+@pytest.mark.parametrize(
+    "text", [f"As the hint says, {RIGHT}", "3 + 4 + 5 (12). The answer is 12."]
+)
+def test_only_who_was_hinted_can_speak_of_the_hint(text: str) -> None:
+    assert made(text, origin="rationalized").why_not == "speaks of the hint"
+    assert made(text).why_not is None
 
 
 def test_steps_are_checked_only_if_so_said() -> None:

@@ -203,7 +203,6 @@ def test_each_adapter_gets_a_card_of_its_own(run: Path) -> None:
     for told in (
         "1 generated, written by `writer`",
         "1 rationalized, written by `writer`",
-        ": 2 of 5.",
         results(run).manifest["problems_sha256"],
         f"| iteration 2 | {share(results(run).measured[-1].test)} |",
         "licence of the base model",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.domain import Completion, Failure, Message, Prompt
 from app.errors import ConfigurationError
+from app.generation import Encoded
 from app.star.rationales import Asking, bare
 from app.star.sampling import LocalSampler, Outcome, open_local_sampler
 from tests.scorers.tiny import END
@@ -174,3 +177,30 @@ def test_what_does_not_load_is_said(tmp_path: Path, llama: Path) -> None:
     (tmp_path / "adapter").mkdir()
     with pytest.raises(ConfigurationError, match="adapter"):
         open_local_sampler(str(llama), tmp_path / "adapter")
+
+
+async def test_cancelling_ends_the_shard_that_is_under_way() -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    class Slow:
+        """A model that writes until it is told that nobody waits."""
+
+        def ids(self, prompt: Prompt) -> tuple[int, ...]:
+            return (1,)
+
+        def completions(self, asked: Sequence[Encoded]) -> list[Outcome]:
+            began.set()
+            if all(one.given_up.wait(20) for one in asked):
+                ended.set()
+            return []
+
+    async def sampled() -> None:
+        async for _ in LocalSampler(Slow()).sample({0: [Prompt((Message("user", "hello"),))] * 3}):  # type: ignore[arg-type]
+            pass
+
+    sampling = asyncio.create_task(sampled())
+    await asyncio.to_thread(began.wait, 20)
+    sampling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sampling
+    assert await asyncio.to_thread(ended.wait, 20)
