@@ -29,6 +29,7 @@ WAYS = {
     "STaR": ["--no-check-steps"],
     "STaR with step checking": [],
 }
+STAR = [sys.executable, "-m", "app.cli", "star"]
 HANDED_ON = ("base", "direct", "iteration-1/generated.jsonl")
 
 
@@ -47,9 +48,10 @@ def main() -> None:
     folders = {way: arguments.out / way.lower().replace(" ", "-") for way in WAYS}
     first, *_ = folders.values()
     for way, folder in folders.items():
+        command = [arguments.problems, "--out", str(folder), *WAYS[way], *options]
+        subprocess.run([*STAR, "init", *command], check=True)
         hand_on(first, folder)
-        command = [sys.executable, "-m", "app.cli", "star", "run", arguments.problems]
-        took([*command, "--out", str(folder), *WAYS[way], *options], folder)
+        took([*STAR, "run", *command], folder)
     found = {way: results(folder).measured for way, folder in folders.items()}
     table = tabulated(found)
     print(table)
