@@ -25,7 +25,8 @@ from rich.progress import track
 
 from app.extraction import stated
 from app.star.problems import problem, read_problems
-from app.star.verify import Verdict, check_steps, equations, verify
+from app.star.steps import check_steps, equations
+from app.star.verify import Verdict, verify
 
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 MARK = re.compile(r"(?:####|^A:|answer is)\s*\$?(-?[\d.,]+)", re.MULTILINE)

@@ -7,7 +7,7 @@ was kept; the trained model writes the next iteration's rationales.
 
 Where we depart from the paper:
 
-1. A rationale is kept only if no equation in it is false (`verify.check_steps`), not only if its
+1. A rationale is kept only if no equation in it is false (`steps.check_steps`), not only if its
    answer is right. A hinted model writes wrong steps that end in the right answer.
 2. A rationale that speaks of the hint, or copies it, is dropped (`verify.leaks_hint`); the paper
    reports the echo and keeps it.

@@ -18,7 +18,8 @@ from app.errors import ConfigurationError
 from app.scorers.evaluation import reward_of
 from app.star.problems import Problem, normalized
 from app.star.prompts import few_shot, shots_for, with_hint, zero_shot
-from app.star.verify import Steps, Verdict, check_steps, leaks_hint, verify
+from app.star.steps import Steps, check_steps
+from app.star.verify import Verdict, leaks_hint, verify
 
 Origin = Literal["generated", "rationalized", "reward-filtered"]
 

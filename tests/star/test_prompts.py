@@ -18,7 +18,8 @@ from app.star.prompts import (
     with_hint,
     zero_shot,
 )
-from app.star.verify import check_steps, equations, leaks_hint, verify
+from app.star.steps import check_steps, equations
+from app.star.verify import leaks_hint, verify
 
 EVERY = [(name, shot) for name, shots in SHOTS.items() for shot in shots]
 SUM = problem("sum", "What is 3 + 9 + 4?", "16")

@@ -20,7 +20,8 @@ from app.star.loop import Method, begin_run
 from app.star.problems import Problem, Shares, carries, sums
 from app.star.rationales import Rationale
 from app.star.report import KEPT, LEVELS, card, results, share, write_report
-from app.star.verify import Steps, Verdict
+from app.star.steps import Steps
+from app.star.verify import Verdict
 
 EVIL = "<script>alert(1)</script> & <img src=x onerror=alert(2)> [bold]"
 BASE = 'models/"odd": name'

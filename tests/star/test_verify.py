@@ -12,7 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from app.star.problems import Problem, problem
-from app.star.verify import check_steps, equations, leaks_hint, verify
+from app.star.steps import check_steps, equations
+from app.star.verify import leaks_hint, verify
 
 QUIET = problem(
     "commonsenseqa",
