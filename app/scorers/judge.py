@@ -152,7 +152,7 @@ class JudgeScorer:
             reply = await self.provider.complete(asked)
         verdict = parse(self.info.name, reply.text)
         note = "judged by its own family" if own else None
-        return Score(expected(reply.text, tokens) or verdict, note)
+        return Score(expected(reply.text, tokens) or verdict, note, usage=reply.usage)
 
     async def ping(self) -> None:
         await self.provider.ping()
