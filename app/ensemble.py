@@ -184,11 +184,11 @@ class Ensemble:
             "plan.reserves": plan.reserves,
             "plan.aggregator": (plan.aggregator,) if plan.aggregator else (),
         }
-        for field, names in named.items():
+        for where, names in named.items():
             for name in names:
                 if name not in self.members:
                     seated = ", ".join(self.members)
-                    raise InvalidRequestError(field, f"{name} is not seated; seated: {seated}")
+                    raise InvalidRequestError(where, f"{name} is not seated; seated: {seated}")
         if plan.strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise InvalidRequestError("plan.strategy", f"not known; known: {known}")

@@ -79,6 +79,10 @@ $reply
 Grade the reply now, with the JSON object and nothing else.
 """)
 
+# The most tokens that rubric and markers add to what is judged: they have no more than bytes, and
+# the nonce stands in them some ten times.
+RUBRIC_TOKENS = len((INSTRUCTIONS.template + MATERIAL.template).encode()) + 200
+
 # Angle brackets and what passes for them, and what can hide between two of them.
 _OPEN = "<＜﹤‹«≪⋘⟨⟪〈〈《❬❮❰⧼ᐸ˂≺≨"
 _CLOSE = ">＞﹥›»≫⋙⟩⟫〉〉》❭❯❱⧽ᐳ˃≻≩"
