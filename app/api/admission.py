@@ -24,7 +24,7 @@ from app.wiring import Services
 log = logging.getLogger("starboard")
 
 # A lease outlives its run, so that its room in the budget is not given away while money is spent.
-MARGIN_S = 10.0
+MARGIN_S = 5.0
 POLL_S = 0.1
 
 IdempotencyKey = Annotated[
