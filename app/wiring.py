@@ -323,9 +323,13 @@ def _tariff(settings: Settings, scorers: Sequence[Scorer]) -> Tariff:
 
 
 def _price(settings: Settings, name: str, spec: ProviderSpec) -> Price | None:
-    if row := settings.price(name, spec.model):
-        return Price(row.input_per_million, row.output_per_million)
-    return FREE if isinstance(spec, EmbeddedSpec | LocalSpec | ScriptedSpec) else None
+    here = isinstance(spec, EmbeddedSpec | LocalSpec | ScriptedSpec)
+    return _listed(settings, name, spec.model) or (FREE if here else None)
+
+
+def _listed(settings: Settings, name: str, model: str) -> Price | None:
+    row = settings.price(name, model)
+    return Price(row.input_per_million, row.output_per_million) if row else None
 
 
 def _scorer_price(
@@ -337,8 +341,7 @@ def _scorer_price(
 
             return ScorerPrice(members.get(spec.member or ""), RUBRIC_TOKENS, spec.max_tokens)
         case NvidiaScorerSpec() | RemoteScorerSpec():
-            row = settings.price(spec.kind, spec.model)
-            return ScorerPrice(row and Price(row.input_per_million, row.output_per_million))
+            return ScorerPrice(_listed(settings, spec.kind, spec.model))
         case LocalScorerSpec() | EmbeddedScorerSpec() | ScriptedScorerSpec():
             return ScorerPrice(FREE)
         case _:

@@ -18,7 +18,7 @@ from app.ensemble import STORE_GRACE_S
 from app.errors import InProgressError, StoreError
 from app.metering import Meter
 from app.store.idempotency import Claim
-from app.store.keys import ApiKey, Lease
+from app.store.keys import ApiKey
 from app.wiring import Services
 
 log = logging.getLogger("starboard")
@@ -58,15 +58,17 @@ async def admitted(
     try:
         yield meter
     finally:
-        await asyncio.shield(_settle(live, lease, meter))
+        booking = live.keys.settle(lease, meter.spent)
+        said = f"{lease.key_id}: {meter.spent} nano-dollars are not booked"
+        await asyncio.shield(_or_logged(booking, said))
 
 
-async def _settle(live: Services, lease: Lease, meter: Meter) -> None:
+async def _or_logged(work: Awaitable[None], said: str) -> None:
+    """What must not take an answer away that is there; its lease ends by itself."""
     try:
-        await live.keys.settle(lease, meter.spent)
+        await work
     except StoreError:
-        # The answer is there all the same; the reservation ends with its lease.
-        log.error("%s: %d nano-dollars could not be booked", lease.key_id, meter.spent)
+        log.error("%s: the database failed", said)
 
 
 async def once(
@@ -99,7 +101,8 @@ async def once(
         answer_id = answer.id
         return answer
     finally:
-        await asyncio.shield(live.idempotency.finish(claim, answer_id))
+        finishing = live.idempotency.finish(claim, answer_id)
+        await asyncio.shield(_or_logged(finishing, "an Idempotency-Key is not released"))
 
 
 async def _answer_id(live: Services, claim: Claim, deadline_s: float) -> str:

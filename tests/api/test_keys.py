@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from app.api import create_app
 from app.errors import ConfigurationError
+from app.metering import Price
 from app.settings import Settings
 from app.store import AnswerStore
 from app.store.keys import ApiKey, Keys, Scope
@@ -104,9 +105,9 @@ async def test_every_route_asks_for_its_scope(client: httpx2.AsyncClient, keys: 
     _, admin = await made(keys, "admin")
     for (method, path), needed in ROUTES.items():
         body = {"prompt": "Which?", "replies": ["first"]} if path == "/score" else PROMPT
-        sent = {"json": body} if method == "POST" else {}
+        sent = body if method == "POST" else None
         for scope, headers in {**callers, "admin": admin}.items():
-            response = await client.request(method, path, headers=headers, **sent)
+            response = await client.request(method, path, headers=headers, json=sent)
             may = response.status_code in (200, 404)
             assert may is (scope in (needed, "admin")), (path, scope, response.text)
             if not may:
@@ -305,7 +306,7 @@ async def test_the_tariff_is_by_member_then_by_model(scripted: Settings) -> None
     priced = settings(**{**scripted.model_dump(exclude_unset=True), "prices": prices})
     async with open_services(priced) as services:
         members = services.ensemble.tariff.members
-        assert [members[name] and members[name].output_per_million for name in "ab"] == [2, 4]
+        assert [members["a"], members["b"]] == [Price(1, 2), Price(3, 4)]
 
 
 @asynccontextmanager

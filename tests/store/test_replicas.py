@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
@@ -222,7 +222,7 @@ async def test_what_a_killed_process_held_is_free_when_its_lease_ends(replicas: 
     assert (await replicas.committed(key))[1] == 0
 
 
-async def gathered(tasks: list[asyncio.Future[httpx2.Response]]) -> list[object]:
+async def gathered(tasks: Sequence[asyncio.Future[httpx2.Response]]) -> list[object]:
     return list(await asyncio.gather(*tasks, return_exceptions=True))
 
 
