@@ -137,9 +137,10 @@ async def test_a_budget_is_never_passed_and_every_cent_is_booked(replicas: Repli
     budget = 20 * cost + 1_100_000  # the most that one run may cost, and some
     key, headers = await replicas.key(budget=budget)
     seen: list[int] = []
+    over = asyncio.Event()
 
     async def watch() -> None:
-        while True:
+        while not over.is_set():
             seen.append(sum(await replicas.committed(key)))
             await asyncio.sleep(0.005)
 
@@ -152,7 +153,8 @@ async def test_a_budget_is_never_passed_and_every_cent_is_booked(replicas: Repli
             answered += [r for r in responses if r.status_code == 200]
             if statuses(responses)[402] == CLIENTS:
                 break
-    watching.cancel()
+    over.set()
+    await watching
     spent, held = await replicas.committed(key)
     assert spent == sum(round(r.json()["cost_usd"] * NANO) for r in answered)
     assert spent == cost * len(answered) <= budget
