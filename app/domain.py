@@ -140,13 +140,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One member's entry in one run."""
+    """One member's entry in one run. `cost_usd` is its reply's alone, None if it is not known."""
 
     id: str
     member: str
     model: str
     outcome: Completion | Failure
     latency_s: float
+    cost_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +201,13 @@ class ScalarReward:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One scorer's result for one candidate. `note` says what the scorer had to leave out."""
+    """One scorer's result for one candidate. `note` says what the scorer had to leave out, `usage`
+    what it was billed, if it tells."""
 
     outcome: Attributes | ScalarReward | Failure
     note: str | None = None
     latency_s: float = 0.0
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +357,8 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The stored result of a run."""
+    """The stored result of a run. `cost_usd` is that of every call made for it, to members and
+    scorers, also of those that came to nothing; None if it is not known."""
 
     id: str
     created: datetime
@@ -367,6 +371,7 @@ class Answer:
     quality: Quality
     missing: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    cost_usd: float | None = None
 
     @property
     def winner(self) -> ScoredCandidate | None:

@@ -11,7 +11,7 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import takewhile
@@ -49,6 +49,7 @@ from app.errors import (
 )
 from app.extraction import agreement
 from app.fusion import fusion_prompt
+from app.metering import Billed, Charge, Meter, Tariff, prompt_tokens, text_tokens
 from app.providers import Provider
 from app.retries import Retries, limited
 from app.scorers import Scorer
@@ -56,7 +57,7 @@ from app.scorers.ladder import Descent, Ladder
 from app.selection import STRATEGIES
 from app.standing import Standing
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Billed)
 
 # A longer wait than this is not worth holding the others' replies for.
 LONGEST_WAIT_S = 5.0
@@ -78,8 +79,8 @@ class AnswerSink(Protocol):
 class Ensemble:
     """The board and its ladder of scorers. `members` are in board order.
 
-    `timeout_s` limits one call to a member or scorer; a plan's deadline limits the run. Without
-    a `standing`, ties go as the plan has it.
+    `timeout_s` limits one call to a member or scorer; a plan's deadline limits the run, and
+    `max_calls` how many replies it may ask for. Without a `standing`, ties go as the plan has it.
     """
 
     members: Mapping[str, Provider]
@@ -87,6 +88,21 @@ class Ensemble:
     store: AnswerSink
     timeout_s: float = 55.0
     standing: Standing | None = None
+    tariff: Tariff = field(default_factory=Tariff)
+    max_calls: int = 64
+
+    def quote(self, prompt: Prompt, plan: Plan) -> int:
+        """The most the run may cost, in nano-dollars: what `answer` should find reserved. Raises as
+        it does for a plan that cannot be, and `BudgetError` if a price is not known."""
+        self._check(plan)
+        return self.tariff.quote(prompt, plan, self._scorers())
+
+    def quote_scores(self, prompt: Prompt, replies: Sequence[str]) -> int:
+        """As `quote`, for `score`."""
+        return self.tariff.quote_scores(prompt, replies, self._scorers())
+
+    def _scorers(self) -> list[str]:
+        return [step.name for step in self.ladder.steps if step.stands]
 
     async def answer(
         self,
@@ -94,8 +110,9 @@ class Ensemble:
         plan: Plan,
         listener: Listener | None = None,
         tags: Mapping[str, str] | None = None,
+        meter: Meter | None = None,
     ) -> Answer:
-        """Run the plan and return the answer, stored.
+        """Run the plan and return the answer, stored. Every call is booked on the `meter`.
 
         A candidate is scored the moment it arrives, so the wait is the slowest member with its
         score; only a run that goes down the ladder scores again after that. Cancelling this call
@@ -104,7 +121,7 @@ class Ensemble:
         """
         self._check(plan)
         plan = self.standing.settle(plan) if self.standing else plan
-        run = _Run(_now(), plan.deadline_s, self.timeout_s)
+        run = _Run(_now(), plan.deadline_s, self.timeout_s, self.tariff, meter or Meter())
         descent = self.ladder.descent(partial(_score, run, prompt))
         panel = _Panel(self.members, run, descent, prompt, plan, tell=listener or _ignore)
         info, settled = await panel.settled(await _ask(panel))
@@ -116,13 +133,19 @@ class Ensemble:
         return answer
 
     async def score(
-        self, prompt: Prompt, replies: Sequence[str], *, weights: Weights, deadline_s: float
+        self,
+        prompt: Prompt,
+        replies: Sequence[str],
+        *,
+        weights: Weights,
+        deadline_s: float,
+        meter: Meter | None = None,
     ) -> tuple[ScorerInfo, list[ScoredReply]]:
         """Score replies from elsewhere, all by one step of the ladder, in their order.
 
         An empty reply is a failure of its own. Nothing is stored.
         """
-        run = _Run(_now(), deadline_s, self.timeout_s)
+        run = _Run(_now(), deadline_s, self.timeout_s, self.tariff, meter or Meter())
         descent = self.ladder.descent(partial(_score, run, prompt))
         completions = {
             str(place): Completion(text, "stop", "unknown")
@@ -148,6 +171,9 @@ class Ensemble:
         if not self.members:
             raise NoBoardError("set a key or configure a member; `starboard models` says which")
         calls = len(plan.members) * plan.samples + len(plan.reserves)
+        if calls > self.max_calls:
+            detail = f"members x samples and reserves are {calls} calls; at most {self.max_calls}"
+            raise InvalidRequestError("plan.samples", detail)
         if plan.quorum > calls:
             raise InvalidRequestError("plan.quorum", f"{plan.quorum} of {calls} calls cannot be")
         if plan.strategy in ("cascade", "first_good") and plan.threshold is None:
@@ -158,11 +184,11 @@ class Ensemble:
             "plan.reserves": plan.reserves,
             "plan.aggregator": (plan.aggregator,) if plan.aggregator else (),
         }
-        for field, names in named.items():
+        for where, names in named.items():
             for name in names:
                 if name not in self.members:
                     seated = ", ".join(self.members)
-                    raise InvalidRequestError(field, f"{name} is not seated; seated: {seated}")
+                    raise InvalidRequestError(where, f"{name} is not seated; seated: {seated}")
         if plan.strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise InvalidRequestError("plan.strategy", f"not known; known: {known}")
@@ -225,6 +251,9 @@ class _Panel:
             model=outcome.model if isinstance(outcome, Completion) else provider.model,
             outcome=outcome,
             latency_s=_now() - started,
+            cost_usd=self.run.tariff.cost_usd(provider.name, outcome.usage)
+            if isinstance(outcome, Completion)
+            else None,
         )
         if isinstance(outcome, Failure):
             self.tell(Failed(candidate))
@@ -262,8 +291,10 @@ class _Panel:
     ) -> Completion | Failure:
         """The member's reply; with a hedge, whichever of two calls replies first."""
 
+        charge = self.run.tariff.reply(provider.name, prompt_tokens(prompt), prompt.max_tokens)
+
         def call() -> Awaitable[Completion | Failure]:
-            return self.run.call(name, lambda: provider.complete(prompt))
+            return self.run.call(name, charge, lambda: provider.complete(prompt))
 
         if self.plan.hedge_s is None:
             return await call()
@@ -296,7 +327,9 @@ class _Panel:
 
 async def _score(run: _Run, prompt: Prompt, scorer: Scorer, completion: Completion) -> Score:
     started = _now()
-    score = await run.call(scorer.info.name, lambda: scorer.score(prompt, completion))
+    name, read = scorer.info.name, prompt_tokens(prompt) + text_tokens(completion.text)
+    charge = run.tariff.score(name, read)
+    score = await run.call(name, charge, lambda: scorer.score(prompt, completion))
     if isinstance(score, Failure):
         score = Score(score)
     return replace(score, latency_s=_now() - started)
@@ -410,20 +443,29 @@ async def _with_extracted(
 
 @dataclass(frozen=True)
 class _Run:
-    """The clock of one run, by which its calls are limited and retried."""
+    """The clock of one run, by which its calls are limited and retried, and the meter on which
+    they are booked."""
 
     started: float
     deadline_s: float
     timeout_s: float
+    tariff: Tariff
+    meter: Meter
 
     @property
     def remaining_s(self) -> float:
         return self.started + self.deadline_s - _now()
 
-    async def call(self, name: str, call: Callable[[], Awaitable[T]]) -> T | Failure:
+    async def call(
+        self, name: str, charge: Charge, call: Callable[[], Awaitable[T]]
+    ) -> T | Failure:
         """The call's result, or its failure after the retry that the policy allows."""
+
+        def booked() -> Awaitable[T]:
+            return self.meter.call(charge, call)
+
         return await RETRIES.outcome(
-            name, lambda: self._attempt(name, call), lambda: self.remaining_s
+            name, lambda: self._attempt(name, booked), lambda: self.remaining_s
         )
 
     async def _attempt(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
@@ -470,6 +512,7 @@ def _answer(
         quality="degraded" if missing else "full",
         missing=missing,
         tags=tags,
+        cost_usd=run.meter.cost_usd,
     )
 
 

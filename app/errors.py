@@ -6,6 +6,13 @@
     ├── UpstreamError           a member or scorer failed; recorded as a Failure
     └── RequestError            the run cannot give what was asked; carries its HTTP status
         ├── InvalidRequestError     422  names the field
+        ├── UnauthorizedError       401  no key, or none that is good
+        ├── ForbiddenError          403  the key lacks a scope
+        ├── BudgetError             402  the key's budget does not cover the run
+        ├── LimitError              429  rate, concurrency, or budget held by runs under way
+        ├── IdempotencyError        422  the same Idempotency-Key with another request
+        ├── InProgressError         409  the request of that Idempotency-Key has no answer yet
+        ├── LoopError               508  boards that ask one another
         ├── AnswerNotFoundError     404
         ├── NoBoardError            503  no member is seated
         ├── StoreError              503  the database does not answer
@@ -67,9 +74,10 @@ class RequestError(StarboardError):
     status: ClassVar[int]
     title: ClassVar[str]
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.retry_after_s = retry_after_s
 
 
 class InvalidRequestError(RequestError):
@@ -81,6 +89,45 @@ class InvalidRequestError(RequestError):
     def __init__(self, field: str, detail: str) -> None:
         super().__init__(detail)
         self.field = field
+
+
+class UnauthorizedError(RequestError):
+    status = 401
+    title = "An API key is needed"
+
+
+class ForbiddenError(RequestError):
+    status = 403
+    title = "The API key may not do this"
+
+
+class BudgetError(RequestError):
+    """Waiting does not help: what is left of the budget is too little, or cannot be told."""
+
+    status = 402
+    title = "The API key's budget does not cover this"
+
+
+class LimitError(RequestError):
+    """`retry_after_s` says when it is worth trying again."""
+
+    status = 429
+    title = "A limit of the API key is reached"
+
+
+class IdempotencyError(RequestError):
+    status = 422
+    title = "This Idempotency-Key was used for another request"
+
+
+class InProgressError(RequestError):
+    status = 409
+    title = "The request of this Idempotency-Key has no answer yet"
+
+
+class LoopError(RequestError):
+    status = 508
+    title = "The request went through too many boards"
 
 
 class AnswerNotFoundError(RequestError):

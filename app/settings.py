@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -297,6 +298,13 @@ class EngineSettings(_Spec):
     cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "starboard")
 
 
+class PriceSpec(_Spec):
+    """USD per million tokens."""
+
+    input_per_million: float = Field(ge=0, allow_inf_nan=False)
+    output_per_million: float = Field(ge=0, allow_inf_nan=False)
+
+
 def signature(spec: ProviderSpec) -> str:
     """What replies are signed with: the model, and the end of its adapter's path."""
     if isinstance(spec, EmbeddedSpec | LocalSpec) and spec.adapter:
@@ -371,6 +379,11 @@ class Settings(BaseSettings):
     deadline_s: float = Field(default=60, gt=0, le=600)
     max_tokens: int = Field(default=512, ge=1)
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
+
+    auth: Literal["auto", "off"] = "auto"
+    prices: dict[str, PriceSpec] = Field(default_factory=dict)
+    max_calls: int = Field(default=64, ge=1)
+    max_hops: int = Field(default=2, ge=0)
 
     anthropic_api_key: Key | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     gemini_api_key: Key | None = Field(
@@ -451,6 +464,18 @@ class Settings(BaseSettings):
         if len({spec.base_url for spec in specs if spec.enabled}) > 1:
             raise ValueError("members: google_generativeai has one base_url for the whole process")
         return self
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def price(self, name: str, model: str) -> PriceSpec | None:
+        """The row of a member or scorer, else of its model."""
+        return self.prices.get(name) or self.prices.get(model)
 
     @cached_property
     def seats(self) -> tuple[Seat, ...]:

@@ -13,6 +13,7 @@ import httpx2
 
 from app.ensemble import Ensemble
 from app.errors import ConfigurationError
+from app.metering import FREE, Price, ScorerPrice, Tariff
 from app.providers import Provider
 from app.providers.http import open_http
 from app.scorers import Scorer
@@ -43,6 +44,8 @@ from app.settings import (
 )
 from app.standing import Standing, open_standing
 from app.store import AnswerStore
+from app.store.idempotency import Idempotency
+from app.store.keys import Keys
 
 if TYPE_CHECKING:
     from app.model_files import ModelName
@@ -58,6 +61,8 @@ class Services:
     ensemble: Ensemble
     store: AnswerStore
     standing: Standing
+    keys: Keys
+    idempotency: Idempotency
 
 
 @asynccontextmanager
@@ -80,8 +85,17 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         standing = await stack.enter_async_context(
             open_standing(store, tuple(members), by_wins=by_wins, minimum=settings.standing_min)
         )
-        ensemble = Ensemble(members, _ladder(scorers), store, settings.timeout_s, standing)
-        yield Services(settings, settings.seats, ensemble, store, standing)
+        ensemble = Ensemble(
+            members,
+            _ladder(scorers),
+            store,
+            settings.timeout_s,
+            standing,
+            _tariff(settings, scorers),
+            settings.max_calls,
+        )
+        keys, idempotency = Keys(store.engine), Idempotency(store.engine)
+        yield Services(settings, settings.seats, ensemble, store, standing, keys, idempotency)
 
 
 @dataclass(frozen=True)
@@ -294,6 +308,44 @@ def _ladder(scorers: Sequence[Scorer]) -> Ladder:
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise ConfigurationError(f"the ladder has {', '.join(twice)} more than once")
     return Ladder.of(*scorers)
+
+
+def _tariff(settings: Settings, scorers: Sequence[Scorer]) -> Tariff:
+    """What members and scorers cost: as the settings say, nothing if they run in this process."""
+    members = {seat.name: _price(settings, seat.name, seat.spec) for seat in settings.seats}
+    return Tariff(
+        members,
+        {
+            scorer.info.name: _scorer_price(settings, spec, members)
+            for spec, scorer in zip(settings.ladder, scorers, strict=True)
+        },
+    )
+
+
+def _price(settings: Settings, name: str, spec: ProviderSpec) -> Price | None:
+    here = isinstance(spec, EmbeddedSpec | LocalSpec | ScriptedSpec)
+    return _listed(settings, name, spec.model) or (FREE if here else None)
+
+
+def _listed(settings: Settings, name: str, model: str) -> Price | None:
+    row = settings.price(name, model)
+    return Price(row.input_per_million, row.output_per_million) if row else None
+
+
+def _scorer_price(
+    settings: Settings, spec: ScorerSpec, members: Mapping[str, Price | None]
+) -> ScorerPrice:
+    match spec:
+        case JudgeScorerSpec():
+            from app.scorers.judge import RUBRIC_TOKENS
+
+            return ScorerPrice(members.get(spec.member or ""), RUBRIC_TOKENS, spec.max_tokens)
+        case NvidiaScorerSpec() | RemoteScorerSpec():
+            return ScorerPrice(_listed(settings, spec.kind, spec.model))
+        case LocalScorerSpec() | EmbeddedScorerSpec() | ScriptedScorerSpec():
+            return ScorerPrice(FREE)
+        case _:
+            assert_never(spec)
 
 
 Keyed = AnthropicSpec | GoogleSpec | GoogleGenerativeAISpec | MistralSpec | OpenAICompatibleSpec

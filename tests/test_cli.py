@@ -136,6 +136,24 @@ def test_models_is_shown_without_a_database(monkeypatch: pytest.MonkeyPatch) -> 
     assert "Win rates are not known: cannot open the database" in done.stderr
 
 
+def test_a_key_is_made_listed_and_revoked() -> None:
+    limits = ["--per-minute", "3", "--budget-usd", "1.5", "--period", "month", "--days", "7"]
+    done = starboard("keys", "create", "ci", "--scope", "answer", *limits)
+    secret = done.stdout.strip()
+    assert secret.startswith("sk-sb-")
+    assert secret not in done.stderr
+    [key] = json.loads(starboard("keys", "list", "--json").stdout)["keys"]
+    assert (key["name"], key["scopes"], key["budget_usd"]) == ("ci", ["answer"], 1.5)
+    assert (key["per_minute"], key["period"], key["good"]) == (3, "month", True)
+    assert secret not in json.dumps(key)
+    assert starboard("keys", "revoke", key["prefix"]).returncode == 0
+    assert "revoked" in starboard("keys", "list").stdout
+    unknown = starboard("keys", "revoke", "sk-sb-nobody")
+    assert unknown.returncode == 2
+    assert "there is no key sk-sb-nobody" in unknown.stderr
+    assert "stored as a hash" in run("keys", "create", "--help")
+
+
 def test_the_version_is_told() -> None:
     assert run("--version").strip() == metadata.version("starboard")
 

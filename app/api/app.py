@@ -14,6 +14,7 @@ from fastapi_offline import FastAPIOffline
 
 from app.api import answers, health, problems, scoring
 from app.api.limits import BodyLimit
+from app.api.security import check_door
 from app.api.services import State
 from app.errors import ConfigurationError
 from app.settings import Settings
@@ -37,6 +38,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         try:
             async with open_services(settings) as services:
+                await check_door(services)
                 _say_who_sits(services)
                 async with _self_check(services):
                     yield State(services=services, pings=health.pings_of(services))

@@ -372,7 +372,10 @@ class AnswerDocument(BaseModel):
     missing: list[str]
     candidates: list[CandidateDocument]
     usage: UsageDocument | None
-    cost_usd: float | None
+    cost_usd: float | None = Field(
+        description="Of every call to members and scorers, also those that came to nothing; "
+        "null if a price or a number of tokens is not known."
+    )
     timings: TimingsDocument
     tags: dict[str, str]
 
@@ -445,7 +448,7 @@ def answer_document(answer: Answer) -> AnswerDocument:
         missing=list(answer.missing),
         candidates=[_candidate(c, ranks.get(c.candidate.id)) for c in answer.candidates],
         usage=_total_usage(c.candidate for c in answer.candidates),
-        cost_usd=None,
+        cost_usd=answer.cost_usd,
         timings=TimingsDocument(**asdict(answer.timings)),
         tags=dict(answer.tags),
     )
@@ -502,7 +505,7 @@ def _candidate(scored: ScoredCandidate, rank: int | None) -> CandidateDocument:
         scores=_scores(score),
         reward=scored.reward,
         usage=_usage(done.usage) if done and done.usage else None,
-        cost_usd=None,
+        cost_usd=candidate.cost_usd,
         latency_s=candidate.latency_s,
         dropped_parameters=list(done.dropped_parameters) if done else [],
         failure=failure_document(candidate.outcome),

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel
 
 from app.api.documents import ModelsDocument, ScorerDocument, seat_document
 from app.api.pings import Pings
+from app.api.problems import responses
+from app.api.security import needs
 from app.api.services import Health, Live
 from app.wiring import Services
 
@@ -68,7 +70,7 @@ async def readyz(live: Live, health: Health, response: Response) -> Readiness:
     )
 
 
-@router.get("/models")
+@router.get("/models", responses=responses(401, 403), dependencies=[Depends(needs("read"))])
 async def models(live: Live, health: Health) -> ModelsDocument:
     """Every configured seat in board order: who sits, who does not and why, and how often each
     member's reply had the highest reward."""

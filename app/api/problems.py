@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -14,7 +15,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from app.api.documents import FailureDocument, failure_document
-from app.errors import InvalidRequestError, NoCandidateError, RequestError
+from app.errors import InvalidRequestError, NoCandidateError, RequestError, UnauthorizedError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -90,7 +91,17 @@ async def _request_error(_: Request, error: Exception) -> JSONResponse:
                 for member, failure in failures.items()
                 if (document := failure_document(failure))
             ]
-    return problem_response(problem)
+    return problem_response(problem, error_headers(error))
+
+
+def error_headers(error: RequestError) -> dict[str, str]:
+    """The headers that go with an error, in whatever shape its body is."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, UnauthorizedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
 
 
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Request
+from fastapi import APIRouter, Body, Depends, Request
 
+from app.api.admission import admitted
 from app.api.answers import while_connected
 from app.api.documents import (
     SCORE_EXAMPLES,
@@ -14,22 +16,36 @@ from app.api.documents import (
     scores_document,
 )
 from app.api.problems import responses
+from app.api.security import MayScore, count_hop
 from app.api.services import Live
+from app.domain import ScoredReply, ScorerInfo
 
 router = APIRouter(tags=["scoring"])
 
 
-@router.post("/score", responses=responses(413, 422))
+@router.post(
+    "/score",
+    responses=responses(401, 402, 403, 413, 422, 429, 503, 508),
+    dependencies=[Depends(count_hop)],
+)
 async def score(
     body: Annotated[ScoreRequest, Body(openapi_examples=SCORE_EXAMPLES)],
     request: Request,
     live: Live,
+    caller: MayScore,
 ) -> ScoresDocument:
     """Score replies to one prompt, all by one scorer, in the order they were given."""
-    scoring = live.ensemble.score(
-        body.to_prompt(),
-        body.replies,
-        weights=body.to_weights(),
-        deadline_s=body.deadline_s or live.settings.deadline_s,
-    )
-    return scores_document(*await while_connected(request, scoring))
+    prompt, deadline_s = body.to_prompt(), body.deadline_s or live.settings.deadline_s
+
+    async def run() -> tuple[ScorerInfo, list[ScoredReply]]:
+        quote = partial(live.ensemble.quote_scores, prompt, body.replies)
+        async with admitted(live, caller, quote, deadline_s) as meter:
+            return await live.ensemble.score(
+                prompt,
+                body.replies,
+                weights=body.to_weights(),
+                deadline_s=deadline_s,
+                meter=meter,
+            )
+
+    return scores_document(*await while_connected(request, run()))

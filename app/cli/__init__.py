@@ -10,6 +10,7 @@ from rich.text import Text
 
 from app.cli import service
 from app.cli.console import err
+from app.cli.keys import keys
 from app.cli.scorers import scorers
 from app.cli.star import star
 from app.errors import (
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 for command in (service.serve, service.ask, service.score, service.models):
     app.command()(command)
+app.add_typer(keys, name="keys")
 app.add_typer(scorers, name="scorer")
 app.add_typer(star, name="star")
 

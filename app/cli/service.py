@@ -12,8 +12,6 @@ import typer
 from app.cli.console import AsJson, err, log_at, settings
 from app.errors import ConfigurationError
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
@@ -26,7 +24,7 @@ def serve(
 
     given = settings(host=host, port=port)
     log_at(given.log_level)
-    if given.host not in LOOPBACK:
+    if given.auth == "off" and not given.on_loopback:
         err.print(f"[yellow]{given.host} is reachable by others, and no key is asked for.")
     logging.getLogger("uvicorn.error").addFilter(_no_traceback_of_configuration)
     config = uvicorn.Config(

@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC
 from http import HTTPStatus
 
@@ -23,6 +24,10 @@ MAX_NAME = 200
 MAX_TOKENS = 2**31 - 1
 CONNECT_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 1000
+
+# How many boards the request at hand came through. Members that may be boards themselves are told.
+HOP_HEADER = "x-starboard-hop"
+HOP: ContextVar[int] = ContextVar("hop", default=0)
 
 ErrorOf = Callable[[str, httpx2.Response], UpstreamError]
 

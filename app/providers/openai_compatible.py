@@ -10,7 +10,14 @@ import httpx2
 from app.domain import Completion, FinishReason, Prompt, Usage
 from app.errors import UpstreamError
 from app.providers import TokenLogprobs
-from app.providers.http import bearer_headers, completion, get_json, post_json
+from app.providers.http import (
+    HOP,
+    HOP_HEADER,
+    bearer_headers,
+    completion,
+    get_json,
+    post_json,
+)
 
 FINISH_REASONS: dict[object, FinishReason] = {
     "stop": "stop",
@@ -60,7 +67,8 @@ class OpenAICompatibleProvider:
                 raise
 
     async def _post(self, body: Mapping[str, object]) -> object:
-        url, headers = f"{self.base_url}/chat/completions", bearer_headers(self.api_key)
+        url = f"{self.base_url}/chat/completions"
+        headers = {**bearer_headers(self.api_key), HOP_HEADER: str(HOP.get() + 1)}
         return await post_json(self.http, self.name, url, body, headers=headers)
 
 

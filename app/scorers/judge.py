@@ -79,6 +79,10 @@ $reply
 Grade the reply now, with the JSON object and nothing else.
 """)
 
+# The most tokens that rubric and markers add to what is judged: they have no more than bytes, and
+# the nonce stands in them some ten times.
+RUBRIC_TOKENS = len((INSTRUCTIONS.template + MATERIAL.template).encode()) + 200
+
 # Angle brackets and what passes for them, and what can hide between two of them.
 _OPEN = "<＜﹤‹«≪⋘⟨⟪〈〈《❬❮❰⧼ᐸ˂≺≨"
 _CLOSE = ">＞﹥›»≫⋙⟩⟫〉〉》❭❯❱⧽ᐳ˃≻≩"
@@ -152,7 +156,7 @@ class JudgeScorer:
             reply = await self.provider.complete(asked)
         verdict = parse(self.info.name, reply.text)
         note = "judged by its own family" if own else None
-        return Score(expected(reply.text, tokens) or verdict, note)
+        return Score(expected(reply.text, tokens) or verdict, note, usage=reply.usage)
 
     async def ping(self) -> None:
         await self.provider.ping()

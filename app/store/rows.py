@@ -48,6 +48,7 @@ def answer_row(answer: Answer) -> Row:
         "quality": answer.quality,
         "missing": list(answer.missing),
         "tags": dict(answer.tags),
+        "cost_usd": answer.cost_usd,
     }
 
 
@@ -76,6 +77,7 @@ def answer_from(row: Row, candidate_rows: Sequence[Row]) -> Answer:
         quality=row["quality"],
         missing=tuple(row["missing"]),
         tags=row["tags"],
+        cost_usd=row["cost_usd"],
     )
 
 
@@ -108,6 +110,7 @@ def _candidate_row(scored: ScoredCandidate) -> Row:
         "member": candidate.member,
         "model": candidate.model,
         "latency_s": candidate.latency_s,
+        "cost_usd": candidate.cost_usd,
         "reward": scored.reward,
         "extracted": scored.extracted,
         **_outcome_columns(candidate.outcome),
@@ -151,7 +154,9 @@ def _candidate_from(row: Row) -> ScoredCandidate:
         usage = Usage(row["input_tokens"], row["output_tokens"]) if counted else None
         dropped = tuple(row["dropped_parameters"])
         outcome = Completion(row["text"], row["finish_reason"], row["model"], usage, dropped)
-    candidate = Candidate(row["id"], row["member"], row["model"], outcome, row["latency_s"])
+    candidate = Candidate(
+        row["id"], row["member"], row["model"], outcome, row["latency_s"], row["cost_usd"]
+    )
     return ScoredCandidate(candidate, _score_from(row), row["reward"], row["extracted"])
 
 

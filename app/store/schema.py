@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -41,6 +42,7 @@ answers = Table(
     Column("quality", String(16), nullable=False),
     Column("missing", JSON, nullable=False),
     Column("tags", JSON, nullable=False),
+    Column("cost_usd", Float),
     Index(None, "created"),
 )
 
@@ -53,6 +55,7 @@ candidates = Table(
     Column("member", String(200), nullable=False),
     Column("model", String(200), nullable=False),
     Column("latency_s", Float, nullable=False),
+    Column("cost_usd", Float),
     Column("text", Text),
     Column("finish_reason", String(32)),
     Column("input_tokens", Integer),
@@ -74,4 +77,53 @@ candidates = Table(
     Column("score_failure_message", Text),
     Column("score_failure_retryable", Boolean),
     Index(None, "answer_id"),
+)
+
+# Money is in whole nano-dollars. `month` and `minute` say of what time `spent` and `requests` are.
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("prefix", String(20), nullable=False),
+    Column("hash", String(64), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("created", DateTime(timezone=True), nullable=False),
+    Column("expires", DateTime(timezone=True)),
+    Column("revoked", DateTime(timezone=True)),
+    Column("per_minute", Integer),
+    Column("concurrency", Integer),
+    Column("budget", BigInteger),
+    Column("period", String(8), nullable=False),
+    Column("spent", BigInteger, nullable=False),
+    Column("month", String(7), nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("minute", BigInteger, nullable=False),
+    Index(None, "hash", unique=True),
+)
+
+# What runs under way hold of their key, until they end or `expires`.
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("key_id", ForeignKey("keys.id", ondelete="CASCADE"), nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("expires", DateTime(timezone=True), nullable=False),
+    Index(None, "key_id"),
+)
+
+# `answer_id` is null while the request is under way, which it is at most until `expires`. `scope`
+# is the API key's id, empty where no key is asked for.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("scope", String(40), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("owner", String(40), nullable=False),
+    Column("expires", DateTime(timezone=True), nullable=False),
+    Column("answer_id", String(40)),
+    Column("created", DateTime(timezone=True), nullable=False),
+    Index(None, "created"),
 )

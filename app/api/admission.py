@@ -1,0 +1,123 @@
+"""What stands between a caller and the board: the limits of its key, and one run for each
+Idempotency-Key. For every route that asks the board."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+from fastapi import Header, Request
+from pydantic import BaseModel
+
+from app.domain import Answer
+from app.ensemble import STORE_GRACE_S
+from app.errors import InProgressError, StoreError
+from app.metering import Meter
+from app.store.idempotency import Claim
+from app.store.keys import ApiKey
+from app.wiring import Services
+
+log = logging.getLogger("starboard")
+
+# A lease outlives its run, so that its room in the budget is not given away while money is spent.
+MARGIN_S = 5.0
+POLL_S = 0.1
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[!-~]+$",
+        description="Any text of your own: requests with the same one get one answer, for 24 h.",
+    ),
+]
+
+
+@asynccontextmanager
+async def admitted(
+    live: Services, caller: ApiKey | None, quote: Callable[[], int], deadline_s: float
+) -> AsyncIterator[Meter]:
+    """The meter of a run that the caller's limits allow; what it spends is booked at the end,
+    also of a run that failed or was cancelled.
+
+    `quote` is the most it may spend; it is asked for only if the key has a budget. Raises
+    `LimitError` or `BudgetError`.
+    """
+    if caller is None:
+        yield Meter()
+        return
+    reserve = 0 if caller.budget is None else quote()
+    lease = await live.keys.admit(caller.id, reserve, _lease_s(deadline_s))
+    meter = Meter(None if caller.budget is None else reserve)
+    try:
+        yield meter
+    finally:
+        booking = live.keys.settle(lease, meter.spent)
+        said = f"{lease.key_id}: {meter.spent} nano-dollars are not booked"
+        await asyncio.shield(_or_logged(booking, said))
+
+
+async def _or_logged(work: Awaitable[None], said: str) -> None:
+    """What must not take an answer away that is there; its lease ends by itself."""
+    try:
+        await work
+    except StoreError:
+        log.error("%s: the database failed", said)
+
+
+async def once(
+    live: Services,
+    caller: ApiKey | None,
+    key: str | None,
+    run: Callable[[], Awaitable[Answer]],
+    *,
+    request: Request,
+    body: BaseModel,
+    deadline_s: float,
+) -> Answer:
+    """The answer of `run`, or of whoever ran it under the same Idempotency-Key.
+
+    Waits for a run under way until the deadline. One that fails leaves the key free; whoever
+    waited for it is told, and does not try in its place. Raises `InProgressError`, or
+    `IdempotencyError` if the key was used for another request.
+    """
+    if key is None:
+        return await run()
+    scope = caller.id if caller else ""
+    said = f"{request.url.path}\n{body.model_dump_json()}"
+    digest = hashlib.sha256(said.encode()).hexdigest()
+    claim = await live.idempotency.claim(scope, key, digest, _lease_s(deadline_s))
+    if claim.owner is None:
+        return await live.store.get(await _answer_id(live, claim, deadline_s))
+    answer_id = None
+    try:
+        answer = await run()
+        answer_id = answer.id
+        return answer
+    finally:
+        finishing = live.idempotency.finish(claim, answer_id)
+        await asyncio.shield(_or_logged(finishing, "an Idempotency-Key is not released"))
+
+
+async def _answer_id(live: Services, claim: Claim, deadline_s: float) -> str:
+    try:
+        async with asyncio.timeout(deadline_s):
+            known: Claim | None = claim
+            while known is not None and known.answer_id is None:
+                await asyncio.sleep(POLL_S)
+                known = await live.idempotency.look(claim)
+    except TimeoutError as error:
+        raise InProgressError("it is still under way", retry_after_s=1) from error
+    if known is None or known.answer_id is None:
+        raise InProgressError("it ended without an answer; send it again", retry_after_s=1)
+    return known.answer_id
+
+
+def _lease_s(deadline_s: float) -> float:
+    return deadline_s + STORE_GRACE_S + MARGIN_S

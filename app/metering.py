@@ -1,0 +1,187 @@
+"""What calls cost, and what a run may spend.
+
+Amounts are whole nano-dollars (a billionth of a USD), so that sums are exact: a token at one cent
+per million is ten of them. A price that is not known is None, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from app.domain import FailureKind, Plan, Prompt, Usage
+from app.errors import BudgetError, UpstreamError
+
+NANO = 10**9
+NOTHING = Usage(0, 0)
+# What a chat template may add to a message.
+TEMPLATE_TOKENS = 16
+# Of a reply that is still to come; a call that turns out longer is held to what is reserved.
+BYTES_PER_TOKEN = 8
+# Upstreams do not bill what they turned away. Any other call that brought nothing is taken to
+# have cost the most it could.
+UNBILLED: frozenset[FailureKind] = frozenset(
+    {"auth", "rate_limited", "overloaded", "refused_request", "unavailable"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens."""
+
+    input_per_million: float
+    output_per_million: float
+
+    @property
+    def free(self) -> bool:
+        return not (self.input_per_million or self.output_per_million)
+
+    def of(self, usage: Usage) -> int:
+        """Nano-dollars, rounded up."""
+        tokens = usage.input_tokens, usage.output_tokens
+        rates = self.input_per_million, self.output_per_million
+        # Rounded first, for 0.1 * 3 is a little more than 0.3.
+        return math.ceil(round(1000 * sum(n * r for n, r in zip(tokens, rates, strict=True)), 6))
+
+
+FREE = Price(0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerPrice:
+    """A scorer's price (None: not known), and the most tokens that one call adds to prompt and
+    reply (`input_tokens`) and writes (`output_tokens`)."""
+
+    price: Price | None
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one call may cost: its price (None: not known) for the most tokens it can take."""
+
+    name: str
+    price: Price | None
+    most: Usage
+
+    def bound(self) -> int:
+        """Nano-dollars. Raises `BudgetError` if the price is not known."""
+        if self.price is None:
+            raise BudgetError(
+                f"the price of {self.name} is not known, so a key with a budget cannot use it; "
+                f"set [prices.{self.name}] or its model's, or leave it out"
+            )
+        return self.price.of(self.most)
+
+
+@dataclass(frozen=True)
+class Tariff:
+    """Prices by name of member and of scorer; None, or no entry, is a price that is not known."""
+
+    members: Mapping[str, Price | None] = field(default_factory=dict)
+    scorers: Mapping[str, ScorerPrice] = field(default_factory=dict)
+
+    def cost_usd(self, member: str, usage: Usage | None) -> float | None:
+        """What a member's reply cost, None if its price or its tokens are not known."""
+        price = self.members.get(member)
+        if price is None or (usage is None and not price.free):
+            return None
+        return price.of(usage or NOTHING) / NANO
+
+    def reply(self, member: str, read: int, written: int) -> Charge:
+        """A member's reply; `read` and `written` are tokens."""
+        return Charge(member, self.members.get(member), Usage(read, written))
+
+    def score(self, scorer: str, read: int) -> Charge:
+        """A scorer's score of a prompt and a reply that are `read` tokens together."""
+        rate = self.scorers.get(scorer, ScorerPrice(None))
+        return Charge(scorer, rate.price, Usage(read + rate.input_tokens, rate.output_tokens))
+
+    def quote(self, prompt: Prompt, plan: Plan, scorers: Sequence[str]) -> int:
+        """The most a run costs, in nano-dollars, if no call has to be repeated; every scorer may
+        be asked about every reply. Raises `BudgetError` if a price is not known."""
+        read, written = prompt_tokens(prompt), prompt.max_tokens
+        of_reply = written * BYTES_PER_TOKEN
+        asked = [*(name for name in plan.members for _ in range(plan.samples)), *plan.reserves]
+        replies = [self.reply(name, read, written) for name in asked]
+        if plan.strategy == "fuse":
+            fused = read + plan.top_k * of_reply
+            replies.append(self.reply(plan.aggregator or plan.members[0], fused, written))
+        scores = [self.score(name, read + of_reply) for name in scorers] * len(replies)
+        hedged = 1 if plan.hedge_s is None else 2
+        return hedged * sum(c.bound() for c in replies) + sum(c.bound() for c in scores)
+
+    def quote_scores(self, prompt: Prompt, replies: Sequence[str], scorers: Sequence[str]) -> int:
+        """As `quote`, for scores of replies that are there."""
+        read = prompt_tokens(prompt)
+        sizes = [read + text_tokens(reply) for reply in replies]
+        return sum(self.score(name, size).bound() for name in scorers for size in sizes)
+
+
+class Billed(Protocol):
+    """What a call brought; `usage` None: it does not tell its tokens."""
+
+    @property
+    def usage(self) -> Usage | None: ...
+
+
+T = TypeVar("T", bound=Billed)
+
+
+@dataclass
+class Meter:
+    """What one run has spent so far; `limit` is what was reserved for it, None if it has no budget.
+
+    Spent and held together never pass the limit: a call that would is not made.
+    """
+
+    limit: int | None = None
+    spent: int = 0
+    known: bool = True
+    _held: int = 0
+
+    @property
+    def cost_usd(self) -> float | None:
+        """What the run cost as a whole, every call to members and scorers; None if some call's
+        price or tokens are not known."""
+        return self.spent / NANO if self.known else None
+
+    async def call(self, charge: Charge, call: Callable[[], Awaitable[T]]) -> T:
+        """The call, booked: by its tokens if it tells them, else at the most it could have cost.
+
+        Raises `UpstreamError` (refused_request) instead of making it if what is left of the limit
+        does not cover that.
+        """
+        price = charge.price
+        bound = price.of(charge.most) if price else 0
+        left = math.inf if self.limit is None else self.limit - self.spent - self._held
+        if bound > left or (price is None and self.limit is not None):
+            message = f"{charge.name}: what is reserved of the key's budget does not cover it"
+            raise UpstreamError("refused_request", message)
+        self._held += bound
+        billed: Usage | None = None
+        try:
+            result = await call()
+            billed = result.usage
+            return result
+        except UpstreamError as error:
+            billed = NOTHING if error.kind in UNBILLED else None
+            raise
+        finally:
+            self._held -= bound
+            self.spent += price.of(billed) if price and billed else bound
+            # Of a free call there is nothing left to be known.
+            self.known &= price is not None and (price.free or billed is not None)
+
+
+def prompt_tokens(prompt: Prompt) -> int:
+    """The most tokens a prompt can be: no tokenizer makes more of a text than it has bytes."""
+    return sum(text_tokens(message.content) for message in prompt.messages)
+
+
+def text_tokens(text: str) -> int:
+    """The most tokens a message of this text can be."""
+    return len(text.encode()) + TEMPLATE_TOKENS

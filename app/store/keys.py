@@ -1,0 +1,246 @@
+"""`Keys`: who may ask, how often, how much at once and for how much money.
+
+Whatever is counted is counted in the database under a lock of the key's row, so that replicas that
+share a PostgreSQL hold the limits together. A run holds a lease; a killed process's leases expire.
+Money is in whole nano-dollars.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import RowMapping, delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.errors import BudgetError, LimitError, UnauthorizedError
+from app.store.schema import keys, leases
+from app.store.transactions import aware, reading, utc_now, writing
+
+Scope = Literal["answer", "score", "read", "admin"]
+Period = Literal["total", "month"]
+
+PREFIX = "sk-sb-"
+SHOWN = len(PREFIX) + 6
+SECRET_BYTES = 32
+NANO = 10**9
+NOT_GOOD = "this API key is not known, was revoked, or has expired"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as the store knows it: never its secret. None is no limit, or no end.
+
+    `spent` is that of the month if `period` is "month". `admin` may whatever the other scopes may.
+    """
+
+    id: str
+    name: str
+    prefix: str
+    scopes: tuple[Scope, ...]
+    created: datetime
+    expires: datetime | None
+    revoked: datetime | None
+    per_minute: int | None
+    concurrency: int | None
+    budget: int | None
+    period: Period
+    spent: int
+
+    def may(self, scope: Scope) -> bool:
+        return scope in self.scopes or "admin" in self.scopes
+
+    def good_at(self, now: datetime) -> bool:
+        return self.revoked is None and (self.expires is None or now < self.expires)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What one run holds of its key; `reserved` is the most it may spend."""
+
+    id: str
+    key_id: str
+    reserved: int
+
+
+@dataclass(frozen=True)
+class Keys:
+    """API keys and what is counted against them. Every method raises `StoreError`."""
+
+    engine: AsyncEngine
+    now: Callable[[], datetime] = utc_now
+
+    async def create(
+        self,
+        name: str,
+        scopes: Collection[Scope],
+        *,
+        expires: datetime | None = None,
+        per_minute: int | None = None,
+        concurrency: int | None = None,
+        budget: int | None = None,
+        period: Period = "total",
+    ) -> tuple[ApiKey, str]:
+        """A new key and its secret, which is kept nowhere."""
+        secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+        now = self.now()
+        row = {
+            "id": f"key_{secrets.token_hex(8)}",
+            "name": name,
+            "prefix": secret[:SHOWN],
+            "hash": _hash(secret),
+            "scopes": sorted(scopes),
+            "created": now,
+            "expires": expires,
+            "revoked": None,
+            "per_minute": per_minute,
+            "concurrency": concurrency,
+            "budget": budget,
+            "period": period,
+            "spent": 0,
+            "month": _month(now),
+            "requests": 0,
+            "minute": 0,
+        }
+        async with writing(self.engine) as connection:
+            await connection.execute(insert(keys), row)
+        return self._key(row), secret
+
+    async def all(self) -> list[ApiKey]:
+        """Every key ever made, oldest first."""
+        async with reading(self.engine) as connection:
+            found = await connection.execute(select(keys).order_by(keys.c.created, keys.c.id))
+            return [self._key(row) for row in found.mappings()]
+
+    async def any(self) -> bool:
+        """Whether a key was ever made: to revoke the last one must not open the door."""
+        async with reading(self.engine) as connection:
+            return (await connection.execute(select(keys.c.id).limit(1))).first() is not None
+
+    async def revoke(self, which: str) -> ApiKey | None:
+        """Revoke the key of that id or prefix for good; None if there is no such key."""
+        named = (keys.c.id == which) | (keys.c.prefix == which)
+        async with writing(self.engine) as connection:
+            found = await connection.execute(select(keys).where(named).with_for_update())
+            row = found.mappings().first()
+            if row is None:
+                return None
+            revoked = row["revoked"] or self.now()
+            its = keys.c.id == row["id"]
+            await connection.execute(update(keys).where(its).values(revoked=revoked))
+            return self._key({**row, "revoked": revoked})
+
+    async def of(self, secret: str) -> ApiKey:
+        """The key of that secret; raises `UnauthorizedError` unless it is good."""
+        async with reading(self.engine) as connection:
+            found = await connection.execute(select(keys).where(keys.c.hash == _hash(secret)))
+            row = found.mappings().one_or_none()
+        key = self._key(row) if row else None
+        if key is None or not key.good_at(self.now()):
+            raise UnauthorizedError(NOT_GOOD)
+        return key
+
+    async def admit(self, key_id: str, reserve: int, lease_s: float) -> Lease:
+        """Count a request and reserve what it may spend, for at most `lease_s` seconds.
+
+        Raises `LimitError` for the rate, the concurrency, and a budget that others hold for now;
+        `BudgetError` for one that is spent; `UnauthorizedError` for a key revoked meanwhile.
+        """
+        now = self.now()
+        lease = Lease(f"lease_{secrets.token_hex(8)}", key_id, reserve)
+        async with writing(self.engine) as connection:
+            row = await _locked(connection, key_id)
+            key = self._key(row)
+            if not key.good_at(now):
+                raise UnauthorizedError(NOT_GOOD)
+            minute = int(now.timestamp()) // 60
+            requests = row["requests"] if row["minute"] == minute else 0
+            if key.per_minute is not None and requests >= key.per_minute:
+                detail = f"{key.per_minute} requests a minute are allowed"
+                raise LimitError(detail, retry_after_s=60 - now.timestamp() % 60)
+            gone = (leases.c.key_id == key_id) & (leases.c.expires <= now)
+            await connection.execute(delete(leases).where(gone))
+            running, held = await _held(connection, key_id)
+            if key.concurrency is not None and running >= key.concurrency:
+                detail = f"{key.concurrency} requests at a time are allowed"
+                raise LimitError(detail, retry_after_s=1)
+            _check_budget(key, held, reserve)
+            counted = {
+                "requests": requests + 1,
+                "minute": minute,
+                "spent": key.spent,
+                "month": _month(now),
+            }
+            await connection.execute(update(keys).where(keys.c.id == key_id).values(counted))
+            held_by_it = {
+                "id": lease.id,
+                "key_id": key_id,
+                "reserved": reserve,
+                "expires": now + timedelta(seconds=lease_s),
+            }
+            await connection.execute(insert(leases), held_by_it)
+        return lease
+
+    async def settle(self, lease: Lease, spent: int) -> None:
+        """End a lease and book what its run spent, also if it has expired."""
+        async with writing(self.engine) as connection:
+            key = self._key(await _locked(connection, lease.key_id))
+            booked = {"spent": key.spent + spent, "month": _month(self.now())}
+            await connection.execute(update(keys).where(keys.c.id == key.id).values(booked))
+            await connection.execute(delete(leases).where(leases.c.id == lease.id))
+
+    def _key(self, row: RowMapping | dict[str, Any]) -> ApiKey:
+        of_before = row["period"] == "month" and row["month"] != _month(self.now())
+        return ApiKey(
+            id=row["id"],
+            name=row["name"],
+            prefix=row["prefix"],
+            scopes=tuple(row["scopes"]),
+            created=aware(row["created"]),
+            expires=aware(row["expires"]) if row["expires"] else None,
+            revoked=aware(row["revoked"]) if row["revoked"] else None,
+            per_minute=row["per_minute"],
+            concurrency=row["concurrency"],
+            budget=row["budget"],
+            period=row["period"],
+            spent=0 if of_before else row["spent"],
+        )
+
+
+async def _locked(connection: AsyncConnection, key_id: str) -> RowMapping:
+    its = select(keys).where(keys.c.id == key_id).with_for_update()
+    row = (await connection.execute(its)).mappings().one_or_none()
+    if row is None:
+        raise UnauthorizedError(NOT_GOOD)
+    return row
+
+
+async def _held(connection: AsyncConnection, key_id: str) -> tuple[int, int]:
+    """How many leases the key has, and what they reserve together."""
+    reserved = func.coalesce(func.sum(leases.c.reserved), 0)
+    its = select(func.count(), reserved).where(leases.c.key_id == key_id)
+    running, held = (await connection.execute(its)).one()
+    return running, int(held)
+
+
+def _check_budget(key: ApiKey, held: int, reserve: int) -> None:
+    if key.budget is None or key.spent + held + reserve <= key.budget:
+        return
+    left = key.budget - key.spent
+    detail = f"the run may cost up to {reserve / NANO:.6g} USD, and {left / NANO:.6g} are left"
+    if key.spent + reserve > key.budget:
+        raise BudgetError(detail)
+    raise LimitError(f"{detail}, which other runs hold for now", retry_after_s=1)
+
+
+def _hash(secret: str) -> str:
+    # No slow hash: the secret is 32 random bytes, which nobody guesses.
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _month(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m")

@@ -1,0 +1,332 @@
+"""API keys on the routes: who may, how much, and one run for each Idempotency-Key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from app.api import create_app
+from app.errors import ConfigurationError
+from app.metering import Price
+from app.settings import Settings
+from app.store import AnswerStore
+from app.store.keys import ApiKey, Keys, Scope
+from app.wiring import open_services
+from tests.conftest import settings
+from tests.fakes.openai_compatible import OpenAICompatibleFake
+from tests.serving import serve
+
+NANO = 10**9
+PROMPT = {"prompt": "Which?", "max_tokens": 100}
+
+
+@pytest.fixture
+async def keys(scripted: Settings) -> AsyncIterator[Keys]:
+    async with AnswerStore.open(scripted.database_url) as store:
+        yield Keys(store.engine)
+
+
+@pytest.fixture
+async def client(scripted: Settings) -> AsyncIterator[httpx2.AsyncClient]:
+    async with serve(create_app(scripted)) as client:
+        yield client
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[OpenAICompatibleFake]:
+    async with OpenAICompatibleFake(api_key=None) as fake:
+        yield fake
+
+
+def paid(host: OpenAICompatibleFake, url: str, **more: Any) -> Settings:
+    """A board of one member who costs money, and its replies too few tokens to name."""
+    member = {
+        "provider": "openai_compatible",
+        "base_url": f"{host.base_url}/v1",
+        "model": "gpt-4.1-mini",
+    }
+    return settings(
+        **{
+            "database_url": url,
+            "board": ("paid",),
+            "members": {"paid": member},
+            "prices": {"gpt-4.1-mini": {"input_per_million": 1.0, "output_per_million": 10.0}},
+            "scorer": {"kind": "embedded"},
+            **more,
+        }
+    )
+
+
+async def made(keys: Keys, *scopes: Scope, **limits: Any) -> tuple[ApiKey, dict[str, str]]:
+    key, secret = await keys.create("k", scopes or ("answer", "read"), **limits)
+    return key, {"authorization": f"Bearer {secret}"}
+
+
+async def spent(keys: Keys) -> int:
+    return (await keys.all())[0].spent
+
+
+async def test_no_key_is_asked_for_on_loopback_until_there_is_one(
+    client: httpx2.AsyncClient, keys: Keys
+) -> None:
+    assert (await client.post("/answer", json=PROMPT)).status_code == 200
+    any_key = {"authorization": "Bearer of-nobody"}  # clients that must send something
+    assert (await client.get("/models", headers=any_key)).status_code == 200
+    key, good = await made(keys)
+    refused = await client.post("/answer", json=PROMPT)
+    assert refused.status_code == 401
+    assert refused.headers["www-authenticate"] == "Bearer"
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.json()["type"] == "urn:starboard:problem:unauthorized"
+    assert (await client.post("/answer", json=PROMPT, headers=good)).status_code == 200
+    x_api_key = {"x-api-key": good["authorization"].removeprefix("Bearer ")}
+    assert (await client.post("/answer", json=PROMPT, headers=x_api_key)).status_code == 200
+    await keys.revoke(key.id)
+    assert (await client.post("/answer", json=PROMPT, headers=good)).status_code == 401
+    assert (await client.get("/healthz")).status_code == 200
+
+
+ROUTES: Mapping[tuple[str, str], Scope] = {
+    ("POST", "/answer"): "answer",
+    ("POST", "/score"): "score",
+    ("GET", "/answers/ans_none"): "read",
+    ("GET", "/models"): "read",
+}
+
+
+async def test_every_route_asks_for_its_scope(client: httpx2.AsyncClient, keys: Keys) -> None:
+    callers = {scope: (await made(keys, scope))[1] for scope in ("answer", "score", "read")}
+    _, admin = await made(keys, "admin")
+    for (method, path), needed in ROUTES.items():
+        body = {"prompt": "Which?", "replies": ["first"]} if path == "/score" else PROMPT
+        sent = body if method == "POST" else None
+        for scope, headers in {**callers, "admin": admin}.items():
+            response = await client.request(method, path, headers=headers, json=sent)
+            may = response.status_code in (200, 404)
+            assert may is (scope in (needed, "admin")), (path, scope, response.text)
+            if not may:
+                assert response.status_code == 403
+                assert needed in response.json()["detail"]
+
+
+def test_no_route_is_open_by_oversight(scripted: Settings) -> None:
+    document = create_app(scripted).openapi()
+    open_paths = {
+        path
+        for path, methods in document["paths"].items()
+        if not all("security" in operation for operation in methods.values())
+    }
+    assert open_paths == {"/healthz", "/readyz"}
+
+
+async def started(app: FastAPI) -> None:
+    async with app.router.lifespan_context(app):
+        pass
+
+
+async def test_a_service_that_others_reach_starts_with_a_key_or_plain_words(
+    scripted: Settings, keys: Keys
+) -> None:
+    public = scripted.model_copy(update={"host": "0.0.0.0"})  # noqa: S104
+    with pytest.raises(ConfigurationError, match="STARBOARD_AUTH=off"):
+        await started(create_app(public))
+    off = create_app(public.model_copy(update={"auth": "off"}))
+    await made(keys)
+    await started(create_app(public))
+    async with serve(off) as client:
+        assert (await client.post("/answer", json=PROMPT)).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_is_loopback(host: str) -> None:
+    assert settings(host=host).on_loopback
+    assert not settings(host="10.0.0.1").on_loopback
+
+
+async def test_the_rate_is_held_and_says_when(client: httpx2.AsyncClient, keys: Keys) -> None:
+    _, headers = await made(keys, per_minute=1)
+    statuses = [
+        (await client.post("/answer", json=PROMPT, headers=headers)).status_code for _ in range(3)
+    ]
+    assert statuses.count(429) >= 1  # two minutes at most have begun
+    refused = await client.post("/answer", json=PROMPT, headers=headers)
+    assert refused.status_code in (200, 429)
+    if refused.status_code == 429:
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+
+
+async def test_concurrency_is_held_and_given_back_when_a_client_leaves(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    host.delay_s = 30
+    async with serve_paid(host, database_url) as (client, keys):
+        _, headers = await made(keys, concurrency=1)
+        hanging = asyncio.ensure_future(client.post("/answer", json=PROMPT, headers=headers))
+        await until(lambda: host.in_progress == 1)
+        refused = await client.post("/answer", json=PROMPT, headers=headers)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        hanging.cancel()
+        host.delay_s = 0
+
+        async def answered() -> bool:
+            response = await client.post("/answer", json=PROMPT, headers=headers)
+            return response.status_code == 200
+
+        await until_true(answered)
+        # The call that was given up may have been billed in full.
+        assert await spent(keys) > 100 * 10_000
+
+
+async def test_what_a_run_cost_is_told_and_booked(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    async with serve_paid(host, database_url) as (client, keys):
+        _, headers = await made(keys, budget=NANO)
+        document = (await client.post("/answer", json=PROMPT, headers=headers)).json()
+        usage = document["candidates"][0]["usage"]
+        cost = usage["input_tokens"] * 1000 + usage["output_tokens"] * 10_000
+        assert document["cost_usd"] == document["candidates"][0]["cost_usd"] == cost / NANO > 0
+        assert await spent(keys) == cost
+        again = await client.get(f"/answers/{document['id']}", headers=headers)
+        assert again.json() == document
+
+
+async def test_a_budget_that_does_not_cover_a_run_refuses_it_unasked(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    async with serve_paid(host, database_url) as (client, keys):
+        _, headers = await made(keys, budget=999_999)  # 100 tokens cost 1,000,000
+        refused = await client.post("/answer", json=PROMPT, headers=headers)
+        assert refused.status_code == 402
+        assert "are left" in refused.json()["detail"]
+        assert host.requests == []
+        assert await spent(keys) == 0
+
+
+async def test_a_price_that_is_not_known_is_null_and_no_budget_covers_it(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    async with serve_paid(host, database_url, prices={}) as (client, keys):
+        _, headers = await made(keys, budget=NANO)
+        refused = await client.post("/answer", json=PROMPT, headers=headers)
+        assert refused.status_code == 402
+        assert "the price of paid is not known" in refused.json()["detail"]
+        assert host.requests == []
+        _, free = await made(keys)
+        document = (await client.post("/answer", json=PROMPT, headers=free)).json()
+        assert document["cost_usd"] is None
+        assert document["candidates"][0]["cost_usd"] is None
+
+
+async def test_a_judge_is_paid_too(host: OpenAICompatibleFake, database_url: str) -> None:
+    grades = '{"helpfulness":3,"correctness":3,"coherence":3,"complexity":1,"verbosity":1}'
+    host.reply = lambda request: grades
+    judge = {"kind": "judge", "member": "paid"}
+    async with serve_paid(host, database_url, scorer=judge) as (client, keys):
+        _, headers = await made(keys, budget=NANO)
+        document = (await client.post("/answer", json=PROMPT, headers=headers)).json()
+        assert len(host.requests) == 2
+        own = document["candidates"][0]["cost_usd"]
+        assert document["cost_usd"] > own > 0
+        assert await spent(keys) == round(document["cost_usd"] * NANO)
+
+
+async def test_one_answer_for_an_idempotency_key(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    host.delay_s = 0.5
+    async with serve_paid(host, database_url) as (client, keys):
+        _, one = await made(keys)
+        _, two = await made(keys)
+        named = {**one, "idempotency-key": "order-1"}
+        sent = (client.post("/answer", json=PROMPT, headers=named) for _ in range(16))
+        ids = {response.json()["id"] for response in await asyncio.gather(*sent)}
+        assert (len(ids), len(host.requests)) == (1, 1)
+        other = await client.post("/answer", json={"prompt": "Who?"}, headers=named)
+        assert other.status_code == 422
+        assert other.json()["type"] == "urn:starboard:problem:idempotency"
+        theirs = await client.post(
+            "/answer", json=PROMPT, headers={**two, "idempotency-key": "order-1"}
+        )
+        assert theirs.json()["id"] not in ids
+
+
+async def test_a_request_still_under_way_is_waited_for_until_the_deadline(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    host.delay_s = 30
+    async with serve_paid(host, database_url) as (client, _):
+        body, named = {**PROMPT, "deadline_s": 0.5}, {"idempotency-key": "k"}
+        first = asyncio.ensure_future(client.post("/answer", json=body, headers=named))
+        await until(lambda: host.in_progress == 1)
+        waiting = await client.post("/answer", json=body, headers=named)
+        assert (waiting.status_code, waiting.headers["retry-after"]) == (409, "1")
+        assert (await first).status_code == 504
+        host.delay_s = 0  # what failed may be tried again under its key
+        assert (await client.post("/answer", json=body, headers=named)).status_code == 200
+
+
+async def test_a_board_that_asks_itself_stops(scripted: Settings) -> None:
+    async with serve(create_app(scripted)) as client:
+        for hop, status in {"2": 200, "3": 508, "x": 422, "-1": 422}.items():
+            headers = {"x-starboard-hop": hop}
+            response = await client.post("/answer", json=PROMPT, headers=headers)
+            assert response.status_code == status
+
+
+async def test_members_that_may_be_boards_are_told_the_hop(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    async with serve_paid(host, database_url) as (client, _):
+        for sent, told in {None: "1", "1": "2"}.items():
+            headers = {"x-starboard-hop": sent} if sent else {}
+            await client.post("/answer", json=PROMPT, headers=headers)
+            assert host.requests[-1].headers["x-starboard-hop"] == told
+
+
+async def test_a_run_may_ask_for_so_many_replies(scripted: Settings) -> None:
+    capped = scripted.model_copy(update={"max_calls": 6})
+    async with serve(create_app(capped)) as client:
+        for samples, status in {2: 200, 3: 422}.items():
+            body = {**PROMPT, "plan": {"samples": samples}}
+            assert (await client.post("/answer", json=body)).status_code == status
+
+
+async def test_the_tariff_is_by_member_then_by_model(scripted: Settings) -> None:
+    prices = {
+        "a": {"input_per_million": 1, "output_per_million": 2},
+        "scripted": {"input_per_million": 3, "output_per_million": 4},
+    }
+    priced = settings(**{**scripted.model_dump(exclude_unset=True), "prices": prices})
+    async with open_services(priced) as services:
+        members = services.ensemble.tariff.members
+        assert [members["a"], members["b"]] == [Price(1, 2), Price(3, 4)]
+
+
+@asynccontextmanager
+async def serve_paid(
+    host: OpenAICompatibleFake, url: str, **more: Any
+) -> AsyncIterator[tuple[httpx2.AsyncClient, Keys]]:
+    async with (
+        serve(create_app(paid(host, url, **more))) as client,
+        AnswerStore.open(url) as store,
+    ):
+        yield client, Keys(store.engine)
+
+
+async def until(true: Any) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def until_true(true: Any) -> None:
+    async with asyncio.timeout(10):
+        while not await true():
+            await asyncio.sleep(0.05)

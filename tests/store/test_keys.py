@@ -1,0 +1,208 @@
+"""API keys and their limits, on real SQLite and on real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select
+
+from app.errors import BudgetError, IdempotencyError, LimitError, UnauthorizedError
+from app.store import AnswerStore, schema
+from app.store.idempotency import Idempotency
+from app.store.keys import Keys
+
+NOON = datetime(2026, 1, 31, 12, 0, 30, tzinfo=UTC)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = NOON
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def passes(self, **time: float) -> None:
+        self.time += timedelta(**time)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[AnswerStore]:
+    url = database_url
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    async with AnswerStore.open(url) as opened:
+        yield opened
+        async with opened.engine.begin() as connection:
+            for table in (schema.leases, schema.keys, schema.idempotency):
+                await connection.execute(table.delete())
+
+
+@pytest.fixture
+def keys(store: AnswerStore, clock: Clock) -> Keys:
+    return Keys(store.engine, clock)
+
+
+async def test_a_secret_finds_its_key_and_is_not_kept(keys: Keys) -> None:
+    made, secret = await keys.create("ci", ["read", "answer"], expires=NOON + timedelta(days=1))
+    assert await keys.of(secret) == made
+    assert await keys.all() == [made]
+    assert (made.scopes, made.prefix) == (("answer", "read"), secret[:12])
+    assert len(secret) == len("sk-sb-") + 43
+    async with keys.engine.connect() as connection:
+        row = (await connection.execute(select(schema.keys))).one()
+    assert secret not in str(row)
+
+
+async def test_keys_that_are_not_good_are_refused(keys: Keys, clock: Clock) -> None:
+    until = NOON + timedelta(hours=1)
+    _, expiring = await keys.create("expiring", ["answer"], expires=until)
+    made, revoked = await keys.create("revoked", ["answer"])
+    assert await keys.revoke("nobody") is None
+    assert await keys.revoke(made.prefix) == replace(made, revoked=NOON)
+    await keys.of(expiring)
+    clock.passes(hours=1)
+    for secret in (expiring, revoked, "sk-sb-", ""):
+        with pytest.raises(UnauthorizedError):
+            await keys.of(secret)
+    with pytest.raises(UnauthorizedError):
+        await keys.admit(made.id, 0, 60)
+    assert await keys.any()
+
+
+async def test_admin_may_everything(keys: Keys) -> None:
+    admin, _ = await keys.create("a", ["admin"])
+    reader, _ = await keys.create("r", ["read"])
+    assert admin.may("answer")
+    assert admin.may("admin")
+    assert reader.may("read")
+    assert not reader.may("answer")
+
+
+async def test_the_rate_is_by_the_minute(keys: Keys, clock: Clock) -> None:
+    key, _ = await keys.create("k", ["answer"], per_minute=2)
+    for _ in range(2):
+        await keys.admit(key.id, 0, 60)
+    with pytest.raises(LimitError) as refused:
+        await keys.admit(key.id, 0, 60)
+    assert refused.value.retry_after_s == 30
+    clock.passes(seconds=30)
+    await keys.admit(key.id, 0, 60)
+
+
+async def test_concurrency_counts_leases_until_they_end_or_expire(keys: Keys, clock: Clock) -> None:
+    key, _ = await keys.create("k", ["answer"], concurrency=2)
+    first = await keys.admit(key.id, 0, 60)
+    await keys.admit(key.id, 0, 20)
+    with pytest.raises(LimitError, match="2 requests at a time"):
+        await keys.admit(key.id, 0, 60)
+    await keys.settle(first, 0)
+    await keys.admit(key.id, 0, 60)
+    with pytest.raises(LimitError):
+        await keys.admit(key.id, 0, 60)
+    clock.passes(seconds=20)
+    await keys.admit(key.id, 0, 60)
+
+
+async def test_a_budget_has_room_for_what_is_reserved_or_spent(keys: Keys, clock: Clock) -> None:
+    key, _ = await keys.create("k", ["answer"], budget=100)
+    first = await keys.admit(key.id, 60, 60)
+    with pytest.raises(LimitError, match="other runs hold"):
+        await keys.admit(key.id, 60, 60)
+    await keys.settle(first, 30)
+    second = await keys.admit(key.id, 70, 60)
+    with pytest.raises(BudgetError, match=r"7\.1e-08 USD, and 7e-08 are left"):
+        await keys.admit(key.id, 71, 60)
+    clock.passes(seconds=60)  # its process was killed
+    third = await keys.admit(key.id, 70, 60)
+    await keys.settle(third, 70)
+    assert (await keys.all())[0].spent == 100
+    await keys.settle(second, 1)  # or was not, and is late: what is spent is spent
+    assert (await keys.all())[0].spent == 101
+
+
+async def test_a_monthly_budget_is_whole_again_in_the_next_month(keys: Keys, clock: Clock) -> None:
+    key, _ = await keys.create("k", ["answer"], budget=100, period="month")
+    first = await keys.admit(key.id, 100, 10**6)
+    clock.passes(hours=12)
+    with pytest.raises(LimitError):
+        await keys.admit(key.id, 1, 60)
+    await keys.settle(first, 90)  # booked in the month in which it ended
+    second = await keys.admit(key.id, 10, 60)
+    await keys.settle(second, 10)
+    with pytest.raises(BudgetError):
+        await keys.admit(key.id, 1, 60)
+    clock.passes(days=28)
+    assert (await keys.all())[0].spent == 0
+    await keys.admit(key.id, 100, 60)
+
+
+async def test_many_at_once_are_held_to_the_limits_exactly(keys: Keys) -> None:
+    key, _ = await keys.create("k", ["answer"], budget=100, per_minute=40)
+
+    async def run() -> str:
+        try:
+            lease = await keys.admit(key.id, 10, 60)
+        except (LimitError, BudgetError) as error:
+            return type(error).__name__
+        await keys.settle(lease, 9)
+        return "ran"
+
+    said = await asyncio.gather(*(run() for _ in range(64)))
+    spent = (await keys.all())[0].spent
+    assert spent == 9 * said.count("ran") <= 100
+    assert 1 <= said.count("ran") <= 11
+
+
+@pytest.fixture
+def idempotency(store: AnswerStore, clock: Clock) -> Idempotency:
+    return Idempotency(store.engine, clock)
+
+
+async def test_one_of_many_claims_is_the_owner(idempotency: Idempotency) -> None:
+    claims = await asyncio.gather(*(idempotency.claim("", "k", "d", 60) for _ in range(32)))
+    [owned] = [claim for claim in claims if claim.owner]
+    await idempotency.finish(owned, "ans_1")
+    assert (await idempotency.claim("", "k", "d", 60)).answer_id == "ans_1"
+
+
+async def test_a_key_is_for_one_request_of_one_scope(idempotency: Idempotency) -> None:
+    await idempotency.claim("one", "k", "d", 60)
+    with pytest.raises(IdempotencyError):
+        await idempotency.claim("one", "k", "other", 60)
+    assert (await idempotency.claim("two", "k", "other", 60)).owner
+
+
+async def test_a_claim_that_came_to_nothing_can_be_made_again(
+    idempotency: Idempotency, clock: Clock
+) -> None:
+    failed = await idempotency.claim("", "k", "d", 60)
+    waiting = await idempotency.claim("", "k", "d", 60)
+    assert await idempotency.look(waiting) == waiting
+    await idempotency.finish(failed, None)
+    assert await idempotency.look(waiting) is None
+    killed = await idempotency.claim("", "k", "d", 60)
+    clock.passes(seconds=60)
+    assert await idempotency.look(waiting) is None
+    taken_over = await idempotency.claim("", "k", "d", 60)
+    assert taken_over.owner
+    await idempotency.finish(killed, "ans_late")  # no longer its to finish
+    assert (await idempotency.claim("", "k", "d", 60)).answer_id is None
+    await idempotency.finish(taken_over, "ans_1")
+    assert (await idempotency.look(waiting) or waiting).answer_id == "ans_1"
+
+
+async def test_a_record_is_kept_for_a_day(idempotency: Idempotency, clock: Clock) -> None:
+    await idempotency.finish(await idempotency.claim("", "k", "d", 60), "ans_1")
+    clock.passes(hours=23, minutes=59)
+    assert (await idempotency.claim("", "k", "d", 60)).answer_id == "ans_1"
+    clock.passes(minutes=1)
+    assert (await idempotency.claim("", "k", "other", 60)).owner

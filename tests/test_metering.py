@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from app.domain import Completion, FailureKind, Message, Plan, Prompt, Usage
+from app.errors import BudgetError, UpstreamError
+from app.metering import FREE, Charge, Meter, Price, ScorerPrice, Tariff, prompt_tokens
+
+CENT = Price(0.01, 0.02)  # 10 and 20 nano-dollars a token
+DONE = Completion("x", "stop", "m", Usage(3, 1))
+PROMPT = Prompt((Message("user", "é" * 5),), max_tokens=10)
+
+
+def charge(price: Price | None = CENT) -> Charge:
+    return Charge("a", price, Usage(10, 10))
+
+
+async def done() -> Completion:
+    return DONE
+
+
+async def told_nothing() -> Completion:
+    return Completion("x", "stop", "m")
+
+
+@pytest.mark.parametrize(
+    ("price", "usage", "nano"),
+    [
+        (CENT, Usage(3, 1), 50),
+        (Price(0.1, 0.0), Usage(3, 0), 300),
+        (Price(0.0001, 0.0), Usage(1, 0), 1),
+        (Price(3, 15), Usage(1_000_000, 1_000_000), 18_000_000_000),
+        (FREE, Usage(9, 9), 0),
+    ],
+)
+def test_prices_are_whole_nano_dollars_rounded_up(price: Price, usage: Usage, nano: int) -> None:
+    assert price.of(usage) == nano
+
+
+def test_a_prompt_has_no_more_tokens_than_bytes() -> None:
+    assert prompt_tokens(PROMPT) == 10 + 16
+
+
+async def test_a_call_is_booked_by_its_tokens_or_at_its_most() -> None:
+    meter = Meter()
+    await meter.call(charge(), done)
+    assert (meter.spent, meter.cost_usd) == (50, 50e-9)
+    await meter.call(charge(), told_nothing)
+    assert (meter.spent, meter.cost_usd) == (350, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "nano"), [("overloaded", 0), ("auth", 0), ("timeout", 300), ("bad_reply", 300)]
+)
+async def test_what_an_upstream_turned_away_costs_nothing(kind: FailureKind, nano: int) -> None:
+    async def failing() -> Completion:
+        raise UpstreamError(kind, "a: no")
+
+    meter = Meter()
+    with pytest.raises(UpstreamError):
+        await meter.call(charge(), failing)
+    assert meter.spent == nano
+    assert meter.cost_usd == (0 if nano == 0 else None)
+
+
+async def test_a_cancelled_call_counts_as_the_most_it_could_cost() -> None:
+    meter = Meter()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await meter.call(charge(), lambda: asyncio.sleep(9, DONE))
+    assert meter.spent == 300
+
+
+async def test_calls_at_a_time_do_not_pass_the_limit_together() -> None:
+    meter, go = Meter(limit=699), asyncio.Event()
+
+    async def when_told() -> Completion:
+        await go.wait()
+        return DONE
+
+    calls = [asyncio.ensure_future(meter.call(charge(), when_told)) for _ in range(3)]
+    await asyncio.sleep(0)
+    go.set()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert outcomes[:2] == [DONE, DONE]
+    assert isinstance(outcomes[2], UpstreamError)
+    assert (outcomes[2].kind, meter.spent) == ("refused_request", 100)
+    await meter.call(charge(), done)  # there is room again
+
+
+async def test_an_unknown_price_is_never_taken_for_nothing() -> None:
+    meter = Meter()
+    await meter.call(charge(None), done)
+    assert meter.cost_usd is None
+    with pytest.raises(UpstreamError):
+        await Meter(limit=10**9).call(charge(None), done)
+    free = Meter(limit=0)
+    await free.call(charge(FREE), told_nothing)
+    assert free.cost_usd == 0
+
+
+@pytest.mark.parametrize(
+    ("plan", "nano"),
+    [
+        (Plan(("a",)), 26 * 10 + 10 * 20),
+        (Plan(("a", "free"), samples=3), 3 * 460),
+        (Plan(("free",), reserves=("a",)), 460),
+        (Plan(("a",), hedge_s=1.0), 2 * 460),
+        (Plan(("free",), strategy="fuse", top_k=2, aggregator="a"), (26 + 2 * 80) * 10 + 200),
+    ],
+)
+def test_a_quote_counts_every_call_of_a_plan(plan: Plan, nano: int) -> None:
+    assert Tariff({"a": CENT, "free": FREE}).quote(PROMPT, plan, []) == nano
+
+
+def test_a_quote_counts_every_scorer_of_every_reply() -> None:
+    tariff = Tariff({"free": FREE}, {"judge": ScorerPrice(CENT, 100, 50), "own": ScorerPrice(FREE)})
+    plan = Plan(("free",), samples=2)
+    assert tariff.quote(PROMPT, plan, ["judge", "own"]) == 2 * ((26 + 80 + 100) * 10 + 50 * 20)
+    assert tariff.quote_scores(PROMPT, ["ab"], ["judge"]) == (26 + 18 + 100) * 10 + 50 * 20
+
+
+def test_a_quote_needs_every_price() -> None:
+    tariff = Tariff({"a": CENT, "b": None})
+    with pytest.raises(BudgetError, match="the price of b is not known"):
+        tariff.quote(PROMPT, Plan(("a", "b")), [])
+    with pytest.raises(BudgetError, match="the price of nvidia is not known"):
+        tariff.quote(PROMPT, Plan(("a",)), ["nvidia"])
