@@ -162,15 +162,10 @@ class AnswerRequest(_Request):
     deadline_s: FiniteFloat | None = Field(default=None, gt=0, le=600)
     weights: WeightsRequest | None = None
     plan: PlanRequest | None = None
-    stream: bool | None = None
+    stream: bool | None = Field(
+        default=None, description="Answer with server-sent events as the run goes on."
+    )
     tags: Annotated[dict[TagText, TagText], Field(max_length=16)] | None = None
-
-    @field_validator("stream")
-    @classmethod
-    def _not_yet(cls, value: bool | None) -> bool | None:
-        if value:
-            raise ValueError("streaming is not available in this version")
-        return value
 
     @field_validator("members")
     @classmethod
@@ -352,6 +347,13 @@ class CandidateDocument(BaseModel):
     extracted: str | None
 
 
+class StartedDocument(BaseModel):
+    """Event: a member has been asked. `GET /answers/{answer_id}` has the answer once it is over."""
+
+    answer_id: str
+    member: str
+
+
 class AnswerDocument(BaseModel):
     """The best original reply, with its scores and the evidence for the choice.
 
@@ -443,7 +445,7 @@ def answer_document(answer: Answer) -> AnswerDocument:
         ),
         quality=answer.quality,
         missing=list(answer.missing),
-        candidates=[_candidate(c, ranks.get(c.candidate.id)) for c in answer.candidates],
+        candidates=[candidate_document(c, ranks.get(c.candidate.id)) for c in answer.candidates],
         usage=_total_usage(c.candidate for c in answer.candidates),
         cost_usd=None,
         timings=TimingsDocument(**asdict(answer.timings)),
@@ -489,7 +491,7 @@ def failure_document(outcome: object) -> FailureDocument | None:
     return FailureDocument(**asdict(outcome)) if isinstance(outcome, Failure) else None
 
 
-def _candidate(scored: ScoredCandidate, rank: int | None) -> CandidateDocument:
+def candidate_document(scored: ScoredCandidate, rank: int | None = None) -> CandidateDocument:
     candidate, score = scored.candidate, scored.score
     done = candidate.outcome if isinstance(candidate.outcome, Completion) else None
     return CandidateDocument(

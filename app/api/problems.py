@@ -65,14 +65,16 @@ def problem_response(problem: Problem, headers: Mapping[str, str] | None = None)
 
 def install(app: FastAPI) -> None:
     """Every error of the app leaves as a problem document."""
-    app.add_exception_handler(RequestError, _request_error)
+    app.add_exception_handler(RequestError, _exception)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _internal_error)
+    app.add_exception_handler(Exception, _exception)
 
 
-async def _request_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestError)
+def problem_of(error: Exception) -> Problem:
+    """The problem that an exception is to the client: of ours all they say, of others nothing."""
+    if not isinstance(error, RequestError):
+        return Problem(title="Internal Server Error", status=500)
     name = type(error).__name__.removesuffix("Error")
     problem = Problem(
         type="urn:starboard:problem:" + re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower(),
@@ -90,7 +92,11 @@ async def _request_error(_: Request, error: Exception) -> JSONResponse:
                 for member, failure in failures.items()
                 if (document := failure_document(failure))
             ]
-    return problem_response(problem)
+    return problem
+
+
+async def _exception(_: Request, error: Exception) -> JSONResponse:
+    return problem_response(problem_of(error))
 
 
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:
@@ -118,10 +124,6 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
     return problem_response(
         Problem(title=title, status=error.status_code, detail=detail), error.headers
     )
-
-
-async def _internal_error(_: Request, error: Exception) -> JSONResponse:
-    return problem_response(Problem(title="Internal Server Error", status=500))
 
 
 def _field(location: Sequence[str | int]) -> str:

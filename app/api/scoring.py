@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Request
 
-from app.api.answers import while_connected
+from app.api.connections import while_connected
 from app.api.documents import (
     SCORE_EXAMPLES,
     ScoreRequest,
