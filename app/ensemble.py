@@ -591,7 +591,7 @@ def _raise_if_unanswered(answer: Answer, run: _Run) -> None:
         detail = f"{replies} replies within {run.deadline_s:g} s"
         raise DeadlineError(detail, failures, answer.id)
     wanted = "all" if plan.on_partial == "fail" else f"at least {plan.quorum}"
-    detail = f"{replies} of {len(outcomes)} replied, {wanted} must; see `members` for the rest"
+    detail = f"{replies} of {len(outcomes)} replied, {wanted} must"
     raise NoCandidateError(detail, failures, answer.id)
 
 

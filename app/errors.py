@@ -7,6 +7,7 @@
     └── RequestError            the run cannot give what was asked; carries its HTTP status
         ├── InvalidRequestError     422  names the field
         ├── AnswerNotFoundError     404
+        ├── ModelNotFoundError      404  of the OpenAI-compatible routes
         ├── NoBoardError            503  no member is seated
         ├── StoreError              503  the database does not answer
         ├── NoCandidateError        502  too few members replied
@@ -86,6 +87,11 @@ class InvalidRequestError(RequestError):
 class AnswerNotFoundError(RequestError):
     status = 404
     title = "No such answer"
+
+
+class ModelNotFoundError(RequestError):
+    status = 404
+    title = "No such model"
 
 
 class NoBoardError(RequestError):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any, assert_never
 
@@ -63,7 +62,8 @@ async def answer(
     id_ = new_id("ans")
     run = partial(ensemble.answer, prompt, plan, tags=body.tags or {}, id_=id_)
     if body.stream:
-        return EventStream(_events(id_, await follow(run, settings.keep_alive_s)))
+        live_run = await follow(run, settings.keep_alive_s)
+        return EventStream(live_run, _events(id_, live_run.steps()))
     return answer_document(await while_connected(request, run()))
 
 
@@ -75,16 +75,15 @@ async def get_answer(
     return answer_document(await live.store.get(answer_id))
 
 
-async def _events(answer_id: str, steps: AsyncGenerator[Step]) -> AsyncGenerator[bytes]:
+async def _events(answer_id: str, steps: AsyncIterator[Step]) -> AsyncIterator[bytes]:
     sent = 0
-    async with aclosing(steps):
-        async for step in steps:
-            if step is None:
-                yield KEEP_ALIVE
-            else:
-                event, data = _event(answer_id, step)
-                yield format_sse_event(event=event, data_str=data, id=f"{answer_id}:{sent}")
-                sent += 1
+    async for step in steps:
+        if step is None:
+            yield KEEP_ALIVE
+        else:
+            event, data = _event(answer_id, step)
+            yield format_sse_event(event=event, data_str=data, id=f"{answer_id}:{sent}")
+            sent += 1
 
 
 def _event(

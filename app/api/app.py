@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app.api import answers, connections, health, problems, scoring
+from app.api import answers, connections, health, openai, problems, scoring
 from app.api.limits import BodyLimit
 from app.api.services import State
 from app.errors import ConfigurationError
@@ -56,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(connections.ClientGoneError, connections.on_client_gone)
     app.include_router(answers.router)
     app.include_router(scoring.router)
+    app.include_router(openai.router)
     app.include_router(health.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     return app

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -59,73 +60,73 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def follow(
-    run: Callable[[Listener], Coroutine[Any, Any, Answer]], keep_alive_s: float
-) -> AsyncGenerator[Step]:
-    """Start a run that reports to a listener, and tell its steps as they come, with a None after
-    every `keep_alive_s` seconds of silence. Closing the generator cancels the run.
+@dataclass(frozen=True)
+class LiveRun:
+    """A run under way in a task of its own, with the steps it has told and not yet shown."""
 
-    Raises what keeps the run from starting: that still has a status of its own.
-    """
-    steps = _steps(run, keep_alive_s)
-    first = await anext(steps)
-    if isinstance(first, Exception):
-        await steps.aclose()
-        raise first
-    return _chained(first, steps)
+    first: Step
+    told: asyncio.Queue[Step]
+    running: asyncio.Task[None]
+    keep_alive_s: float
 
-
-async def _chained(first: Step, rest: AsyncGenerator[Step]) -> AsyncGenerator[Step]:
-    async with aclosing(rest):
-        yield first
-        async for step in rest:
-            yield step
-
-
-async def _steps(
-    run: Callable[[Listener], Coroutine[Any, Any, Answer]], keep_alive_s: float
-) -> AsyncGenerator[Step]:
-    told: asyncio.Queue[Step] = asyncio.Queue()
-    running = asyncio.ensure_future(_tell(run, told))
-    try:
-        step: Step = None
+    async def steps(self) -> AsyncIterator[Step]:
+        """The steps as they come, with a None after every `keep_alive_s` seconds of silence."""
+        step = self.first
+        yield step
         while not isinstance(step, Answer | Exception):
             try:
-                step = await asyncio.wait_for(told.get(), keep_alive_s)
+                step = await asyncio.wait_for(self.told.get(), self.keep_alive_s)
             except TimeoutError:
                 step = None
             yield step
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+
+    async def stop(self) -> None:
+        """Cancel what is left of the run, and wait until it is stored."""
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+
+
+async def follow(
+    run: Callable[[Listener], Coroutine[Any, Any, Answer]], keep_alive_s: float
+) -> LiveRun:
+    """Start a run that reports to a listener. Raises what keeps it from starting: before the first
+    step an error still has an HTTP status of its own."""
+    told: asyncio.Queue[Step] = asyncio.Queue()
+    running = asyncio.ensure_future(_tell(run, told))
+    first = await told.get()
+    if isinstance(first, Exception):
+        raise first
+    return LiveRun(first, told, running, keep_alive_s)
 
 
 async def _tell(
     run: Callable[[Listener], Coroutine[Any, Any, Answer]], told: asyncio.Queue[Step]
 ) -> None:
     def listen(event: Event) -> None:
-        if not isinstance(event, Selected):  # the run may still find the selection too thin
+        if not isinstance(event, Selected):  # the run may still find that too few replied
             told.put_nowait(event)
 
     try:
         told.put_nowait(await run(listen))
     except RequestError as error:
         told.put_nowait(error)
-    except Exception as error:  # the status has been sent, so nobody above can report it
+    except Exception as error:  # once the status has been sent, nobody above can report it
         log.exception("a run failed")
         told.put_nowait(error)
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. When the client leaves, the generator that makes them is closed."""
+    """Server-sent events drawn from a run, which is stopped when the client leaves."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes]) -> None:
+    def __init__(self, run: LiveRun, events: AsyncIterable[bytes]) -> None:
         super().__init__(events, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        self.events = events
+        self.run = run
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self.events):
+        try:
             with suppress(ClientGoneError):
                 await while_connected(Request(scope, receive), self.stream_response(send))
+        finally:
+            await self.run.stop()
