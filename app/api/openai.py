@@ -133,11 +133,9 @@ class ChatRequest(BaseModel):
             return replace(plan, strategy="single", members=(self.model,))
         raise _no_model(self.model, members)
 
-    @property
-    def tags(self) -> Mapping[str, str]:
+    def to_tags(self) -> Mapping[str, str]:
         return {**(self.metadata or {}), **({"user": self.user} if self.user else {})}
 
-    @property
     def dropped_parameters(self) -> list[str]:
         """What was asked for and is not done; raises `InvalidRequestError` for what must be."""
         asked = {
@@ -240,11 +238,11 @@ async def chat_completions(
 ) -> ChatCompletion | Response:
     """One prompt to the board, or to one of its members, in OpenAI's format."""
     settings, ensemble = live.settings, live.ensemble
-    dropped = body.dropped_parameters
+    dropped = body.dropped_parameters()
     plan = body.to_plan(ensemble.members, settings.deadline_s)
     id_ = new_id("ans")
     prompt = body.to_prompt(settings.max_tokens)
-    run = partial(ensemble.answer, prompt, plan, tags=body.tags, id_=id_)
+    run = partial(ensemble.answer, prompt, plan, tags=body.to_tags(), id_=id_)
     if body.stream:
         live_run = await follow(run, settings.keep_alive_s)
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -315,7 +313,9 @@ class _Reply:
 
 
 def _usage(usage: UsageDocument | None) -> ChatUsage | None:
-    return usage and ChatUsage(
+    if usage is None:
+        return None
+    return ChatUsage(
         prompt_tokens=usage.input_tokens,
         completion_tokens=usage.output_tokens,
         total_tokens=usage.input_tokens + usage.output_tokens,

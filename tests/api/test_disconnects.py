@@ -21,7 +21,10 @@ from tests.fakes.server import FakeServer
 from tests.serving import serve
 
 CLOSED_WITHIN_S = 0.25
-CHAT = {"model": "starboard", "messages": [{"role": "user", "content": "Which?"}]}
+CHAT: dict[str, object] = {
+    "model": "starboard",
+    "messages": [{"role": "user", "content": "Which?"}],
+}
 
 Fakes = tuple[AnthropicFake, GoogleFake, MistralFake, NvidiaFake]
 Ask = Callable[[httpx2.AsyncClient], Awaitable[None]]
@@ -87,7 +90,7 @@ async def test_every_call_upstream_ends_with_its_client(
         fake.delay_s = 30
     async with serve(create_app(board)) as client:
         asking = asyncio.ensure_future(ask(client))
-        await until(lambda: all(fake.in_progress for fake in silent), 5)
+        await until(lambda: all(fake.in_progress for fake in silent), 30)
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await until(lambda: all(ended(fake) for fake in silent), CLOSED_WITHIN_S)

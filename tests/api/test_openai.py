@@ -18,7 +18,7 @@ from tests.fakes.mistral import MistralFake
 from tests.serving import serve
 
 TURN: ChatCompletionUserMessageParam = {"role": "user", "content": "Which?"}
-ASKED = {"model": "starboard", "messages": [TURN]}
+ASKED: dict[str, Any] = {"model": "starboard", "messages": [TURN]}
 
 
 def client_of(served: httpx2.AsyncClient) -> openai.AsyncOpenAI:
@@ -147,7 +147,9 @@ async def test_the_prompt_and_the_usage_are_passed_on(
 
 
 async def streamed(client: openai.AsyncOpenAI, **more: Any) -> list[ChatCompletionChunk]:
-    stream = await client.chat.completions.create(**ASKED, stream=True, **more)
+    stream = await client.chat.completions.create(
+        model="starboard", messages=[TURN], stream=True, **more
+    )
     return [chunk async for chunk in stream]
 
 
@@ -231,7 +233,7 @@ async def test_what_is_not_supported_is_a_400_that_names_it(
 
 async def test_what_does_no_harm_is_accepted_and_named(client: openai.AsyncOpenAI) -> None:
     harmless = {"n": 1, "stop": [], "tool_choice": "auto", "logprobs": False, "tools": None}
-    turn = TURN | {"name": "Ann", "reasoning": "none"}
+    turn: Any = {**TURN, "name": "Ann", "reasoning": "none"}
     reply = await client.chat.completions.create(
         model="starboard",
         messages=[turn],
