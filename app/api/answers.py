@@ -29,7 +29,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream`, events whose `id` is `<answer id>:<n>`, "
         "whose `event` is one of the following and whose `data` is JSON: `started` "
-        "(StartedDocument), `completed`, `failed`, `scored` (CandidateDocument), and last "
+        "(`answer_id`, `member`), `completed`, `failed`, `scored` (CandidateDocument), and last "
         "`selected` (AnswerDocument) or `error` (Problem).",
         "content": {
             "text/event-stream": {
