@@ -10,12 +10,13 @@ import asyncio
 import math
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import takewhile
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from app.domain import (
     Answer,
@@ -23,6 +24,7 @@ from app.domain import (
     Candidate,
     Completed,
     Completion,
+    Event,
     Failed,
     Failure,
     Listener,
@@ -35,6 +37,7 @@ from app.domain import (
     ScoredReply,
     ScorerInfo,
     Selected,
+    Selection,
     Started,
     Timings,
     Weights,
@@ -109,25 +112,38 @@ class Ensemble:
         prompt: Prompt,
         plan: Plan,
         listener: Listener | None = None,
+        *,
         tags: Mapping[str, str] | None = None,
         meter: Meter | None = None,
+        id_: str | None = None,
     ) -> Answer:
-        """Run the plan and return the answer, stored. Every call is booked on the `meter`.
+        """Run the plan and return the answer, stored as `id_` or an id of its own. Every call is
+        booked on the `meter`.
 
         A candidate is scored the moment it arrives, so the wait is the slowest member with its
         score; only a run that goes down the ladder scores again after that. Cancelling this call
-        cancels every upstream call. Raises `NoCandidateError` or `DeadlineError` if too few
-        members replied; that run is stored too.
+        cancels every upstream call and stores what had come by then. Raises `NoCandidateError`
+        or `DeadlineError` if too few members replied; that run is stored too.
         """
         self._check(plan)
         plan = self.standing.settle(plan) if self.standing else plan
         run = _Run(_now(), plan.deadline_s, self.timeout_s, self.tariff, meter or Meter())
         descent = self.ladder.descent(partial(_score, run, prompt))
-        panel = _Panel(self.members, run, descent, prompt, plan, tell=listener or _ignore)
-        info, settled = await panel.settled(await _ask(panel))
-        candidates = await _with_extracted(settled, plan)
-        answer = _answer(run, prompt, plan, candidates=candidates, scorer=info, tags=tags or {})
-        await self._save(answer, run)
+        record = _Record(listener or _ignore)
+        panel = _Panel(self.members, run, descent, prompt, plan, tell=record)
+        answer_of = partial(_answer, run, prompt, plan, id_=id_ or new_id("ans"), tags=tags or {})
+        try:
+            info, settled = await panel.settled(await _ask(panel))
+            candidates = await _with_extracted(settled, plan)
+        except asyncio.CancelledError:
+            info, candidates = panel.held(record.arrived.values())
+            if candidates:
+                abandoned = _abandoned(answer_of(scorer=info, candidates=candidates))
+                with suppress(StoreError):  # nobody is left to be told
+                    await _to_the_end(self._save(abandoned, run))
+            raise
+        answer = answer_of(scorer=info, candidates=candidates)
+        await _to_the_end(self._save(answer, run))
         panel.tell(Selected(answer))
         _raise_if_unanswered(answer, run)
         return answer
@@ -184,11 +200,11 @@ class Ensemble:
             "plan.reserves": plan.reserves,
             "plan.aggregator": (plan.aggregator,) if plan.aggregator else (),
         }
-        for where, names in named.items():
+        for place, names in named.items():
             for name in names:
                 if name not in self.members:
                     seated = ", ".join(self.members)
-                    raise InvalidRequestError(where, f"{name} is not seated; seated: {seated}")
+                    raise InvalidRequestError(place, f"{name} is not seated; seated: {seated}")
         if plan.strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise InvalidRequestError("plan.strategy", f"not known; known: {known}")
@@ -213,13 +229,13 @@ class _Panel:
         Returns as soon as the plan has what it wants, with the rest cancelled and recorded so.
         """
         waiting, samples = list(reserves), Counter[str]()
-        asked: dict[asyncio.Task[ScoredCandidate], tuple[str, float]] = {}
+        asked: dict[asyncio.Task[ScoredCandidate], tuple[str, str, float]] = {}
 
         def ask(name: str) -> None:
             prompt = replace(self.prompt, sample=samples[name])
             samples[name] += 1
-            member = self.member(name, self.members[name], prompt)
-            asked[asyncio.ensure_future(member)] = (name, _now())
+            id_ = new_id("cand")
+            asked[asyncio.ensure_future(self._member(id_, name, prompt))] = (id_, name, _now())
 
         for name in names:
             ask(name)
@@ -235,18 +251,20 @@ class _Panel:
             for task in asked:
                 task.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
-        return [
-            self._cancelled(name, since) if task.cancelled() else task.result()
-            for task, (name, since) in asked.items()
-        ]
+            found = [
+                self._cancelled(*call) if task.cancelled() else task.result()
+                for task, call in asked.items()
+            ]
+        return found
 
-    async def member(self, name: str, provider: Provider, prompt: Prompt) -> ScoredCandidate:
-        """One member's candidate under `name`, scored."""
+    async def _member(self, id_: str, name: str, prompt: Prompt) -> ScoredCandidate:
+        """One member's candidate, scored."""
+        provider = self.members[name]
         self.tell(Started(name))
         started = _now()
         outcome = await self._complete(name, provider, prompt)
         candidate = Candidate(
-            id=new_id("cand"),
+            id=id_,
             member=name,
             model=outcome.model if isinstance(outcome, Completion) else provider.model,
             outcome=outcome,
@@ -286,6 +304,18 @@ class _Panel:
             candidates.append(held)
         return _as_scored(info, [c.score for c in candidates]), tuple(candidates)
 
+    def held(
+        self, arrived: Collection[Candidate]
+    ) -> tuple[ScorerInfo, tuple[ScoredCandidate, ...]]:
+        """As `settled`, with the scores there are: nobody is asked for more."""
+        replies = [c.id for c in arrived if isinstance(c.outcome, Completion)]
+        info, scores = self.descent.held(replies)
+        candidates = tuple(
+            _scored(c, scores[c.id], self.plan.weights) if c.id in scores else ScoredCandidate(c)
+            for c in arrived
+        )
+        return _as_scored(info, scores.values()), candidates
+
     async def _complete(
         self, name: str, provider: Provider, prompt: Prompt
     ) -> Completion | Failure:
@@ -317,10 +347,10 @@ class _Panel:
             return True
         return self.plan.on_partial == "accept" and len(rewards) >= self.plan.quorum
 
-    def _cancelled(self, name: str, since: float) -> ScoredCandidate:
+    def _cancelled(self, id_: str, name: str, since: float) -> ScoredCandidate:
         failure = Failure("cancelled", f"{name}: no longer needed")
         model = self.members[name].model
-        candidate = Candidate(new_id("cand"), name, model, failure, _now() - since)
+        candidate = Candidate(id_, name, model, failure, _now() - since)
         self.tell(Failed(candidate))
         return ScoredCandidate(candidate)
 
@@ -394,9 +424,11 @@ async def _fuse(panel: _Panel, found: Sequence[ScoredCandidate]) -> list[ScoredC
     if len(texts) < 2:  # noqa: PLR2004 - one reply is nothing to fuse
         return []
     name = plan.aggregator or plan.members[0]
-    aggregator = panel.members[name]
-    fused = await panel.member(f"{name} (fusion)", aggregator, fusion_prompt(panel.prompt, texts))
-    return [fused]
+    fusing = f"{name} (fusion)"
+    prompt = fusion_prompt(panel.prompt, texts)
+    return await replace(panel, members={fusing: panel.members[name]}, prompt=prompt).gather(
+        [fusing]
+    )
 
 
 def _calls(plan: Plan) -> list[str]:
@@ -439,6 +471,20 @@ async def _with_extracted(
     ]
     answers = await asyncio.to_thread(agreement, texts)
     return tuple(replace(c, extracted=a) for c, a in zip(candidates, answers, strict=True))
+
+
+@dataclass(frozen=True)
+class _Record:
+    """Passes events on, and keeps who replied or failed: all there is of a cancelled run."""
+
+    pass_on: Listener
+    arrived: dict[str, Candidate] = field(default_factory=dict)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Completed | Failed):
+            # The first holds: a reply that was being scored has been paid for, cancelled or not.
+            self.arrived.setdefault(event.candidate.id, event.candidate)
+        self.pass_on(event)
 
 
 @dataclass(frozen=True)
@@ -490,6 +536,7 @@ def _answer(
     prompt: Prompt,
     plan: Plan,
     *,
+    id_: str,
     candidates: tuple[ScoredCandidate, ...],
     scorer: ScorerInfo,
     tags: Mapping[str, str],
@@ -501,7 +548,7 @@ def _answer(
     selection = replace(selection, not_called=not_called)
     missing = _missing(candidates, scorer)
     return Answer(
-        id=new_id("ans"),
+        id=id_,
         created=datetime.now(UTC),
         prompt=prompt,
         plan=plan,
@@ -514,6 +561,14 @@ def _answer(
         tags=tags,
         cost_usd=run.meter.cost_usd,
     )
+
+
+def _abandoned(answer: Answer) -> Answer:
+    """The answer of a run that was cancelled: nothing is chosen."""
+    reason = "abandoned: the run was cancelled before it was over"
+    not_called = answer.selection.not_called
+    chosen = Selection(None, (), answer.plan.strategy, reason, not_called=not_called)
+    return replace(answer, selection=chosen, quality="degraded")
 
 
 def _missing(candidates: Sequence[ScoredCandidate], info: ScorerInfo) -> tuple[str, ...]:
@@ -581,8 +636,18 @@ def _raise_if_unanswered(answer: Answer, run: _Run) -> None:
         detail = f"{replies} replies within {run.deadline_s:g} s"
         raise DeadlineError(detail, failures, answer.id)
     wanted = "all" if plan.on_partial == "fail" else f"at least {plan.quorum}"
-    detail = f"{replies} of {len(outcomes)} replied, {wanted} must; see `members` for the rest"
+    detail = f"{replies} of {len(outcomes)} replied, {wanted} must"
     raise NoCandidateError(detail, failures, answer.id)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do the work even if cancelled meanwhile; the cancellation goes on when it is done."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.gather(working, return_exceptions=True)
+        raise
 
 
 def _out_of_time(name: str, deadline_s: float) -> UpstreamError:

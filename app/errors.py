@@ -14,6 +14,7 @@
         ├── InProgressError         409  the request of that Idempotency-Key has no answer yet
         ├── LoopError               508  boards that ask one another
         ├── AnswerNotFoundError     404
+        ├── ModelNotFoundError      404  of the OpenAI-compatible routes
         ├── NoBoardError            503  no member is seated
         ├── StoreError              503  the database does not answer
         ├── NoCandidateError        502  too few members replied
@@ -133,6 +134,11 @@ class LoopError(RequestError):
 class AnswerNotFoundError(RequestError):
     status = 404
     title = "No such answer"
+
+
+class ModelNotFoundError(RequestError):
+    status = 404
+    title = "No such model"
 
 
 class NoBoardError(RequestError):

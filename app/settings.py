@@ -377,6 +377,7 @@ class Settings(BaseSettings):
 
     timeout_s: float = Field(default=55, gt=0)
     deadline_s: float = Field(default=60, gt=0, le=600)
+    keep_alive_s: float = Field(default=5, gt=0)
     max_tokens: int = Field(default=512, ge=1)
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
 

@@ -293,7 +293,70 @@ async def test_cancelling_the_run_cancels_every_call() -> None:
     with pytest.raises(asyncio.CancelledError):
         await run
     assert [m.cancelled for m in members] == [1, 1, 1]
-    assert store.saved == []
+    (abandoned,) = store.saved
+    assert [failure(abandoned, name).kind for name in "abc"] == ["cancelled"] * 3
+
+
+async def test_a_run_that_is_cancelled_stores_what_had_come() -> None:
+    """a is scored, b waits for its score, c for its reply."""
+
+    class Slow(ScriptedScorer):
+        async def score(self, prompt: Prompt, completion: Completion) -> Score:
+            await asyncio.sleep(30 if completion.text == "b" else 0)
+            return await super().score(prompt, completion)
+
+    store, scorer = Memory(), Slow({"a": 1.0, "b": 2.0})
+    members = (Troubled("a", []), Troubled("b", []), Troubled("c", [], delay_s=30))
+    ensemble = board(*members, store=store, scorer=scorer)
+    run = asyncio.ensure_future(ensemble.answer(prompt(), plan(*"abc"), id_="ans_1"))
+    await asyncio.sleep(0.05)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    (abandoned,) = store.saved
+    assert (abandoned.id, abandoned.winner, abandoned.quality) == ("ans_1", None, "degraded")
+    assert abandoned.selection.reason.startswith("abandoned")
+    a, b, c = abandoned.candidates
+    assert (a.candidate.outcome, a.reward) == (Completion("a", "stop", "troubled"), 1.0)
+    assert (b.candidate.outcome, b.score) == (Completion("b", "stop", "troubled"), None)
+    assert isinstance(c.candidate.outcome, Failure)
+
+
+async def test_an_answer_that_is_being_stored_is_stored_even_if_cancelled() -> None:
+    @dataclass
+    class Slow(Memory):
+        async def save(self, answer: Answer) -> None:
+            await asyncio.sleep(0.1)
+            await super().save(answer)
+
+    store = Slow()
+    run = asyncio.ensure_future(board(Troubled("a", []), store=store).answer(prompt(), plan("a")))
+    await asyncio.sleep(0.05)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    (answer,) = store.saved
+    assert answer.winner is not None
+
+
+async def test_a_fusion_that_is_cancelled_is_stored_as_such() -> None:
+    @dataclass
+    class OnceQuick(Troubled):
+        async def complete(self, prompt: Prompt) -> Completion:
+            self.delay_s = 30 * self.calls
+            return await super().complete(prompt)
+
+    store = Memory()
+    ensemble = board(OnceQuick("a", []), Troubled("b", []), store=store)
+    fuse = Plan(("a", "b"), strategy="fuse", deadline_s=5)
+    run = asyncio.ensure_future(ensemble.answer(prompt(), fuse))
+    await asyncio.sleep(0.05)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    (abandoned,) = store.saved
+    assert members_of(abandoned) == ["a", "b", "a (fusion)"]
+    assert failure(abandoned, "a (fusion)").kind == "cancelled"
 
 
 async def test_the_answer_is_stored_before_it_is_returned() -> None:

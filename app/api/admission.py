@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from app.domain import Answer
 from app.ensemble import STORE_GRACE_S
-from app.errors import InProgressError, StoreError
+from app.errors import InProgressError, InvalidRequestError, StoreError
 from app.metering import Meter
 from app.store.idempotency import Claim
 from app.store.keys import ApiKey
@@ -103,6 +103,12 @@ async def once(
     finally:
         finishing = live.idempotency.finish(claim, answer_id)
         await asyncio.shield(_or_logged(finishing, "an Idempotency-Key is not released"))
+
+
+def refuse_key_with_stream(key: str | None) -> None:
+    """Raises `InvalidRequestError`: events of a run that is over cannot be told again."""
+    if key is not None:
+        raise InvalidRequestError("Idempotency-Key", "is not for streams: send it without `stream`")
 
 
 async def _answer_id(live: Services, claim: Claim, deadline_s: float) -> str:

@@ -1,31 +1,54 @@
-"""`POST /answer` and `GET /answers/{id}`."""
+"""`POST /answer`, as JSON or as events, and `GET /answers/{id}`."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, assert_never
 
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
+from fastapi.sse import format_sse_event
 
-from app.api.admission import IdempotencyKey, admitted, once
-from app.api.documents import EXAMPLES, AnswerDocument, AnswerRequest, answer_document
-from app.api.problems import responses
+from app.api.admission import IdempotencyKey, admitted, once, refuse_key_with_stream
+from app.api.connections import KEEP_ALIVE, EventStream, Step, follow, while_connected
+from app.api.documents import (
+    EXAMPLES,
+    AnswerDocument,
+    AnswerRequest,
+    StartedDocument,
+    answer_document,
+    candidate_document,
+)
+from app.api.problems import problem_of, responses
 from app.api.security import MayAnswer, count_hop, needs
 from app.api.services import Live
-from app.domain import Answer
+from app.domain import Answer, Completed, Failed, Listener, Scored, ScoredCandidate, Started
+from app.ensemble import new_id
 
 router = APIRouter(tags=["answers"])
 
-T = TypeVar("T")
-
-CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody is there to read it
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with `stream`, events whose `id` is `<answer id>:<n>`, "
+        "whose `event` is one of the following and whose `data` is JSON: `started` "
+        "(`answer_id`, `member`), `completed`, `failed`, `scored` (CandidateDocument), and last "
+        "`selected` (AnswerDocument) or `error` (Problem).",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": "event: started\n"
+                'data: {"answer_id":"ans_1","member":"claude"}\n'
+                "id: ans_1:0\n\n",
+            }
+        },
+    }
+}
 
 
 @router.post(
     "/answer",
-    responses=responses(401, 402, 403, 409, 413, 422, 429, 502, 503, 504, 508),
+    response_model=AnswerDocument,
+    responses=EVENTS | responses(401, 402, 403, 409, 413, 422, 429, 502, 503, 504, 508),
     dependencies=[Depends(count_hop)],
 )
 async def answer(
@@ -34,17 +57,27 @@ async def answer(
     live: Live,
     caller: MayAnswer,
     key: IdempotencyKey = None,
-) -> AnswerDocument:
-    """Put one prompt to the board and return the best original reply with its evidence."""
+) -> AnswerDocument | Response:
+    """Put one prompt to the board and return the best original reply with its evidence.
+
+    With `stream` the run is told as it comes. An error before the first event has its status as
+    ever; afterwards it is the event `error`. A client that leaves cancels the run.
+    """
     settings, ensemble = live.settings, live.ensemble
     prompt = body.to_prompt(settings.max_tokens)
     plan = body.to_plan(ensemble.members, settings.deadline_s)
+    id_ = new_id("ans")
 
-    async def run() -> Answer:
+    async def run(listener: Listener | None = None) -> Answer:
         quote = partial(ensemble.quote, prompt, plan)
         async with admitted(live, caller, quote, plan.deadline_s) as meter:
-            return await ensemble.answer(prompt, plan, tags=body.tags or {}, meter=meter)
+            tags = body.tags or {}
+            return await ensemble.answer(prompt, plan, listener, tags=tags, meter=meter, id_=id_)
 
+    if body.stream:
+        refuse_key_with_stream(key)
+        live_run = await follow(run, settings.keep_alive_s)
+        return EventStream(live_run, _events(id_, live_run.steps()))
     deadline_s = plan.deadline_s
     work = once(live, caller, key, run, request=request, body=body, deadline_s=deadline_s)
     return answer_document(await while_connected(request, work))
@@ -62,33 +95,33 @@ async def get_answer(
     return answer_document(await live.store.get(answer_id))
 
 
-class ClientGoneError(Exception):
-    """The client left; the work it waited for has been cancelled."""
+async def _events(answer_id: str, steps: AsyncIterator[Step]) -> AsyncIterator[bytes]:
+    sent = 0
+    async for step in steps:
+        if step is None:
+            yield KEEP_ALIVE
+        else:
+            event, data = _event(answer_id, step)
+            yield format_sse_event(event=event, data_str=data, id=f"{answer_id}:{sent}")
+            sent += 1
 
 
-async def on_client_gone(_: Request, error: Exception) -> Response:
-    return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled as soon as the client leaves.
-
-    Raises `ClientGoneError` if it did. The body has been read, so the next ASGI message can only be
-    the disconnect.
-    """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientGoneError
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def _event(
+    answer_id: str, step: Started | Completed | Failed | Scored | Answer | Exception
+) -> tuple[str, str]:
+    """The name of the event that tells a step, and its data."""
+    match step:
+        case Started(member):
+            started = StartedDocument(answer_id=answer_id, member=member)
+            return "started", started.model_dump_json()
+        case Completed(candidate) | Failed(candidate):
+            name = "completed" if isinstance(step, Completed) else "failed"
+            return name, candidate_document(ScoredCandidate(candidate)).model_dump_json()
+        case Scored(scored):
+            return "scored", candidate_document(scored).model_dump_json()
+        case Answer():
+            return "selected", answer_document(step).model_dump_json()
+        case Exception():
+            return "error", problem_of(step).model_dump_json(exclude_none=True)
+        case _:
+            assert_never(step)

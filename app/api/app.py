@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app.api import answers, health, problems, scoring
+from app.api import answers, connections, health, openai, problems, scoring
 from app.api.limits import BodyLimit
 from app.api.security import check_door
 from app.api.services import State
@@ -55,9 +55,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     problems.install(app)
-    app.add_exception_handler(answers.ClientGoneError, answers.on_client_gone)
+    app.add_exception_handler(connections.ClientGoneError, connections.on_client_gone)
     app.include_router(answers.router)
     app.include_router(scoring.router)
+    app.include_router(openai.router)
     app.include_router(health.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     return app

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from fastapi.openapi.models import Example
 from pydantic import (
@@ -77,7 +77,7 @@ class Turn(_Request):
 
     role: Role
     content: Annotated[
-        Annotated[Filled, Tag("(text)")] | Annotated[list[TextPart], Tag("(parts)")],
+        Annotated[Filled, Tag("(text)")] | Annotated[Sequence[TextPart], Tag("(parts)")],
         Discriminator(lambda content: "(parts)" if isinstance(content, list) else "(text)"),
     ]
 
@@ -148,29 +148,31 @@ class PlanRequest(_Request):
     )
 
 
-class AnswerRequest(_Request):
-    """One prompt for the board. Give exactly one of `prompt` and `messages`."""
+def _ends_with_the_user(turns: Sequence[Turn]) -> Sequence[Turn]:
+    roles = [turn.role for turn in turns if turn.role != "system"]
+    if not roles or roles[0] != "user" or roles[-1] != "user":
+        raise ValueError("must begin and end with a user turn (system text aside)")
+    if any(not turn.text.strip() for turn in turns):
+        raise ValueError("a turn has no text")
+    return turns
 
-    prompt: Filled | None = None
-    messages: Annotated[list[Turn], Field(min_length=1)] | None = None
-    system: Text | None = None
+
+TurnT = TypeVar("TurnT", bound=Turn)
+Conversation = Annotated[Sequence[TurnT], Field(min_length=1), AfterValidator(_ends_with_the_user)]
+MaxTokens = Annotated[int, Field(ge=1, le=1_000_000)]
+Temperature = Annotated[FiniteFloat, Field(ge=0, le=2)]
+Tags = Annotated[dict[TagText, TagText], Field(max_length=16)]
+
+
+class RunRequest(_Request):
+    """How to run a prompt, whatever the prompt."""
+
     members: Annotated[list[str], Field(min_length=1)] | None = Field(
         default=None, description="Names of seated members; all of them by default."
     )
-    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
-    temperature: FiniteFloat | None = Field(default=None, ge=0, le=2)
     deadline_s: FiniteFloat | None = Field(default=None, gt=0, le=600)
     weights: WeightsRequest | None = None
     plan: PlanRequest | None = None
-    stream: bool | None = None
-    tags: Annotated[dict[TagText, TagText], Field(max_length=16)] | None = None
-
-    @field_validator("stream")
-    @classmethod
-    def _not_yet(cls, value: bool | None) -> bool | None:
-        if value:
-            raise ValueError("streaming is not available in this version")
-        return value
 
     @field_validator("members")
     @classmethod
@@ -178,29 +180,6 @@ class AnswerRequest(_Request):
         if names and len(set(names)) < len(names):
             raise ValueError("each member may be named once")
         return names
-
-    @field_validator("messages")
-    @classmethod
-    def _ends_with_the_user(cls, turns: list[Turn] | None) -> list[Turn] | None:
-        roles = [turn.role for turn in turns or () if turn.role != "system"]
-        if turns and (not roles or roles[0] != "user" or roles[-1] != "user"):
-            raise ValueError("must begin and end with a user turn (system text aside)")
-        if any(not turn.text.strip() for turn in turns or ()):
-            raise ValueError("a turn has no text")
-        return turns
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
-        if (self.prompt is None) == (self.messages is None):
-            raise ValueError("give exactly one of prompt and messages")
-        return self
-
-    def to_prompt(self, max_tokens: int) -> Prompt:
-        """The prompt; `max_tokens` is the default where the request has none."""
-        system = [Message("system", self.system)] if self.system else []
-        turns = [Message(turn.role, turn.text) for turn in self.messages or ()]
-        asked = [Message("user", self.prompt)] if self.prompt else []
-        return Prompt((*system, *turns, *asked), self.max_tokens or max_tokens, self.temperature)
 
     def to_plan(self, board: Iterable[str], deadline_s: float) -> Plan:
         """The plan; members are put in board order, and names that do not sit come last."""
@@ -216,6 +195,33 @@ class AnswerRequest(_Request):
             reserves=tuple(plan.reserves or ()),
             **plan.model_dump(exclude={"order", "reserves"}),
         )
+
+
+class AnswerRequest(RunRequest):
+    """One prompt for the board. Give exactly one of `prompt` and `messages`."""
+
+    prompt: Filled | None = None
+    messages: Conversation[Turn] | None = None
+    system: Text | None = None
+    max_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    stream: bool | None = Field(
+        default=None, description="Answer with server-sent events as the run goes on."
+    )
+    tags: Tags | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give exactly one of prompt and messages")
+        return self
+
+    def to_prompt(self, max_tokens: int) -> Prompt:
+        """The prompt; `max_tokens` is the default where the request has none."""
+        system = [Message("system", self.system)] if self.system else []
+        turns = [Message(turn.role, turn.text) for turn in self.messages or ()]
+        asked = [Message("user", self.prompt)] if self.prompt else []
+        return Prompt((*system, *turns, *asked), self.max_tokens or max_tokens, self.temperature)
 
 
 # Shown in Swagger UI; they name no member, so that they run as they stand on any board.
@@ -352,6 +358,13 @@ class CandidateDocument(BaseModel):
     extracted: str | None
 
 
+class StartedDocument(BaseModel):
+    """Event: a member has been asked. `GET /answers/{answer_id}` has the answer once it is over."""
+
+    answer_id: str
+    member: str
+
+
 class AnswerDocument(BaseModel):
     """The best original reply, with its scores and the evidence for the choice.
 
@@ -370,7 +383,7 @@ class AnswerDocument(BaseModel):
     decision: DecisionDocument
     quality: Quality
     missing: list[str]
-    candidates: list[CandidateDocument]
+    candidates: Sequence[CandidateDocument]
     usage: UsageDocument | None
     cost_usd: float | None = Field(
         description="Of every call to members and scorers, also those that came to nothing; "
@@ -446,7 +459,7 @@ def answer_document(answer: Answer) -> AnswerDocument:
         ),
         quality=answer.quality,
         missing=list(answer.missing),
-        candidates=[_candidate(c, ranks.get(c.candidate.id)) for c in answer.candidates],
+        candidates=[candidate_document(c, ranks.get(c.candidate.id)) for c in answer.candidates],
         usage=_total_usage(c.candidate for c in answer.candidates),
         cost_usd=answer.cost_usd,
         timings=TimingsDocument(**asdict(answer.timings)),
@@ -492,7 +505,7 @@ def failure_document(outcome: object) -> FailureDocument | None:
     return FailureDocument(**asdict(outcome)) if isinstance(outcome, Failure) else None
 
 
-def _candidate(scored: ScoredCandidate, rank: int | None) -> CandidateDocument:
+def candidate_document(scored: ScoredCandidate, rank: int | None = None) -> CandidateDocument:
     candidate, score = scored.candidate, scored.score
     done = candidate.outcome if isinstance(candidate.outcome, Completion) else None
     return CandidateDocument(

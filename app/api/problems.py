@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents."""
+"""Errors as RFC 9457 problem documents; under `/v1` in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from app.api.documents import FailureDocument, failure_document
 from app.errors import InvalidRequestError, NoCandidateError, RequestError, UnauthorizedError
@@ -42,6 +43,24 @@ class Problem(BaseModel):
     answer_id: str | None = Field(default=None, description="502, 504: the stored run")
 
 
+class OpenAIError(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIErrorDocument(BaseModel):
+    error: OpenAIError
+
+
+# OpenAPI entries for routes under `/v1`.
+OPENAI_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": OpenAIErrorDocument, "description": "The request cannot be served."},
+    "5XX": {"model": OpenAIErrorDocument, "description": "No answer can be given."},
+}
+
+
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries for the problems a route may answer with."""
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
@@ -56,24 +75,69 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(
-        problem.model_dump(mode="json", exclude_none=True),
-        status_code=problem.status,
-        headers=dict(headers or {}),
-        media_type=MEDIA_TYPE,
+    return _ProblemResponse(problem, headers)
+
+
+class _ProblemResponse(JSONResponse):
+    """The path decides the shape when the response is sent: whatever refuses a request need not
+    know which of our two dialects its client speaks."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, problem: Problem, headers: Mapping[str, str] | None) -> None:
+        document = problem.model_dump(mode="json", exclude_none=True)
+        super().__init__(document, problem.status, headers)
+        self.problem, self.given_headers = problem, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].removeprefix(scope.get("root_path", "")).startswith("/v1/"):
+            document = openai_error(self.problem).model_dump()
+            status = OPENAI_STATUS.get(self.problem.status, self.problem.status)
+            await JSONResponse(document, status, self.given_headers)(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+OPENAI_STATUS = {422: 400}
+OPENAI_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+
+
+def openai_error(problem: Problem) -> OpenAIErrorDocument:
+    """The problem in OpenAI's shape. Its clients show the message alone, so all stands there."""
+    failures = "; ".join(member.failure.message for member in problem.members or ())
+    run = f"stored as {problem.answer_id}" if problem.answer_id else ""
+    more = "; ".join(filter(None, (failures, run)))
+    told = problem.detail or problem.title
+    ours = problem.type.removeprefix("urn:starboard:problem:").replace("-", "_")
+    field = problem.errors[0].field if problem.errors else "body"
+    return OpenAIErrorDocument(
+        error=OpenAIError(
+            message=f"{told} ({more})" if more else told,
+            type=_openai_type(problem.status),
+            param=None if field == "body" else field,
+            code=OPENAI_CODES.get(problem.status, None if ours == problem.type else ours),
+        )
     )
+
+
+def _openai_type(status: int) -> str:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
 
 
 def install(app: FastAPI) -> None:
     """Every error of the app leaves as a problem document."""
-    app.add_exception_handler(RequestError, _request_error)
+    app.add_exception_handler(RequestError, _exception)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _internal_error)
+    app.add_exception_handler(Exception, _exception)
 
 
-async def _request_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestError)
+def problem_of(error: Exception) -> Problem:
+    """The problem that an exception is to the client: of ours all they say, of others nothing."""
+    if not isinstance(error, RequestError):
+        return Problem(title="Internal Server Error", status=500)
     name = type(error).__name__.removesuffix("Error")
     problem = Problem(
         type="urn:starboard:problem:" + re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower(),
@@ -91,7 +155,12 @@ async def _request_error(_: Request, error: Exception) -> JSONResponse:
                 for member, failure in failures.items()
                 if (document := failure_document(failure))
             ]
-    return problem_response(problem, error_headers(error))
+    return problem
+
+
+async def _exception(_: Request, error: Exception) -> JSONResponse:
+    headers = error_headers(error) if isinstance(error, RequestError) else None
+    return problem_response(problem_of(error), headers)
 
 
 def error_headers(error: RequestError) -> dict[str, str]:
@@ -129,10 +198,6 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
     return problem_response(
         Problem(title=title, status=error.status_code, detail=detail), error.headers
     )
-
-
-async def _internal_error(_: Request, error: Exception) -> JSONResponse:
-    return problem_response(Problem(title="Internal Server Error", status=500))
 
 
 def _field(location: Sequence[str | int]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request
 
 from app.api.admission import admitted
-from app.api.answers import while_connected
+from app.api.connections import while_connected
 from app.api.documents import (
     SCORE_EXAMPLES,
     ScoreRequest,

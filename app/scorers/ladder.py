@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
@@ -125,13 +125,20 @@ class Descent:
             # No step scored all. Those it was never asked about, one of them may still score.
             for at in range(len(self._standing)):
                 await self._fill(at, completions)
+        return self.held(completions)
+
+    def held(self, ids: Collection[str]) -> tuple[ScorerInfo, Mapping[str, Score]]:
+        """The scores of the step that has scored most of these candidates, and who that was.
+        Nobody is asked: a candidate that has not come to be scored has no score."""
+        if not self._standing:
+            return self._info(None, ids), {}
         steps = range(len(self._standing))
-        chosen = min(steps, key=lambda at: (self._unscored_by(at, completions), at))
-        scores = {
-            id_: replace(self._scores[chosen][id_], latency_s=self._spent_s[id_])
-            for id_ in completions
+        chosen = min(steps, key=lambda at: (self._unscored_by(at, ids), at))
+        scores = self._scores[chosen]
+        told = {
+            id_: replace(scores[id_], latency_s=self._spent_s[id_]) for id_ in ids if id_ in scores
         }
-        return self._info(self._standing[chosen], completions), scores
+        return self._info(self._standing[chosen], ids), told
 
     @property
     def _last(self) -> int:
@@ -149,14 +156,14 @@ class Descent:
         self._spent_s[id_] = self._spent_s.get(id_, 0.0) + score.latency_s
         return score
 
-    def _unscored_by(self, at: int, completions: Mapping[str, Completion]) -> int:
+    def _unscored_by(self, at: int, ids: Collection[str]) -> int:
         scores = self._scores[at]
-        return sum(id_ not in scores or _failed(scores[id_]) for id_ in completions)
+        return sum(id_ not in scores or _failed(scores[id_]) for id_ in ids)
 
-    def _info(self, chosen: Step | None, completions: Mapping[str, Completion]) -> ScorerInfo:
+    def _info(self, chosen: Step | None, ids: Collection[str]) -> ScorerInfo:
         """Who scored: the step's own words, whom it stands in for, and what became of the rest."""
         info = chosen.scorer.info if chosen else UNSCORED
-        ladder = tuple(self._outcome(step, len(completions)) for step in self.all_steps)
+        ladder = tuple(self._outcome(step, len(ids)) for step in self.all_steps)
         above = [step.name for step in takewhile(lambda s: s is not chosen, self.all_steps)]
         stands_in = f"in place of {', '.join(above)}" if chosen and above else None
         note = "; ".join(filter(None, (stands_in, info.note))) or None

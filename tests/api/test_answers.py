@@ -115,7 +115,6 @@ async def test_messages_stand_in_for_a_prompt(client: httpx2.AsyncClient) -> Non
         ({"prompt": "a", "plan": {"quorum": 4}}, "plan.quorum"),
         ({"prompt": "a", "plan": {"on_partial": "panic"}}, "plan.on_partial"),
         ({"prompt": "a", "plan": {"hedge_s": 0}}, "plan.hedge_s"),
-        ({"prompt": "a", "stream": True}, "stream"),
         ({"prompt": "a", "colour": "blue"}, "colour"),
         ({"prompt": "a", "tags": {"k": "v" * 257}}, "tags.k"),
     ],
