@@ -11,7 +11,8 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import takewhile
@@ -23,6 +24,7 @@ from app.domain import (
     Candidate,
     Completed,
     Completion,
+    Event,
     Failed,
     Failure,
     Listener,
@@ -49,6 +51,7 @@ from app.errors import (
 )
 from app.extraction import agreement
 from app.fusion import fusion_prompt
+from app.gates import Gate
 from app.providers import Provider
 from app.retries import Retries, limited
 from app.scorers import Scorer
@@ -57,6 +60,11 @@ from app.selection import STRATEGIES
 from app.standing import Standing
 
 T = TypeVar("T")
+
+Watch = Callable[[], AbstractContextManager[Listener]]
+"""Entered when a run begins and left when it ends, however it ends; its listener is told every
+event of that run."""
+Passage = Callable[[], AbstractAsyncContextManager[None]]
 
 # A longer wait than this is not worth holding the others' replies for.
 LONGEST_WAIT_S = 5.0
@@ -79,7 +87,8 @@ class Ensemble:
     """The board and its ladder of scorers. `members` are in board order.
 
     `timeout_s` limits one call to a member or scorer; a plan's deadline limits the run. Without
-    a `standing`, ties go as the plan has it.
+    a `standing`, ties go as the plan has it. `gates` stand before the members of their names,
+    `watches` are set on every run of `answer`.
     """
 
     members: Mapping[str, Provider]
@@ -87,6 +96,8 @@ class Ensemble:
     store: AnswerSink
     timeout_s: float = 55.0
     standing: Standing | None = None
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    watches: tuple[Watch, ...] = ()
 
     async def answer(
         self,
@@ -106,14 +117,16 @@ class Ensemble:
         plan = self.standing.settle(plan) if self.standing else plan
         run = _Run(_now(), plan.deadline_s, self.timeout_s)
         descent = self.ladder.descent(partial(_score, run, prompt))
-        panel = _Panel(self.members, run, descent, prompt, plan, tell=listener or _ignore)
-        info, settled = await panel.settled(await _ask(panel))
-        candidates = await _with_extracted(settled, plan)
-        answer = _answer(run, prompt, plan, candidates=candidates, scorer=info, tags=tags or {})
-        await self._save(answer, run)
-        panel.tell(Selected(answer))
-        _raise_if_unanswered(answer, run)
-        return answer
+        with ExitStack() as watching:
+            tell = _to_all([listener, *(watching.enter_context(watch()) for watch in self.watches)])
+            panel = _Panel(self.members, self.gates, run, descent, prompt, plan, tell)
+            info, settled = await panel.settled(await _ask(panel))
+            candidates = await _with_extracted(settled, plan)
+            answer = _answer(run, prompt, plan, candidates=candidates, scorer=info, tags=tags or {})
+            await self._save(answer, run)
+            tell(Selected(answer))
+            _raise_if_unanswered(answer, run)
+            return answer
 
     async def score(
         self, prompt: Prompt, replies: Sequence[str], *, weights: Weights, deadline_s: float
@@ -158,11 +171,11 @@ class Ensemble:
             "plan.reserves": plan.reserves,
             "plan.aggregator": (plan.aggregator,) if plan.aggregator else (),
         }
-        for field, names in named.items():
+        for where, names in named.items():
             for name in names:
                 if name not in self.members:
                     seated = ", ".join(self.members)
-                    raise InvalidRequestError(field, f"{name} is not seated; seated: {seated}")
+                    raise InvalidRequestError(where, f"{name} is not seated; seated: {seated}")
         if plan.strategy not in STRATEGIES:
             known = ", ".join(STRATEGIES)
             raise InvalidRequestError("plan.strategy", f"not known; known: {known}")
@@ -173,6 +186,7 @@ class _Panel:
     """The members of one run: asks them, scores what they reply, and knows when it is enough."""
 
     members: Mapping[str, Provider]
+    gates: Mapping[str, Gate]
     run: _Run
     descent: Descent
     prompt: Prompt
@@ -261,9 +275,11 @@ class _Panel:
         self, name: str, provider: Provider, prompt: Prompt
     ) -> Completion | Failure:
         """The member's reply; with a hedge, whichever of two calls replies first."""
+        gate = self.gates.get(provider.name)
 
         def call() -> Awaitable[Completion | Failure]:
-            return self.run.call(name, lambda: provider.complete(prompt))
+            passage = gate.passage if gate else nullcontext
+            return self.run.call(name, lambda: provider.complete(prompt), passage)
 
         if self.plan.hedge_s is None:
             return await call()
@@ -420,22 +436,23 @@ class _Run:
     def remaining_s(self) -> float:
         return self.started + self.deadline_s - _now()
 
-    async def call(self, name: str, call: Callable[[], Awaitable[T]]) -> T | Failure:
-        """The call's result, or its failure after the retry that the policy allows."""
+    async def call(
+        self, name: str, call: Callable[[], Awaitable[T]], passage: Passage = nullcontext
+    ) -> T | Failure:
+        """The call's result, or its failure after the retry that the policy allows; each attempt
+        is made inside the passage."""
         return await RETRIES.outcome(
-            name, lambda: self._attempt(name, call), lambda: self.remaining_s
+            name, lambda: self._attempt(name, call, passage), lambda: self.remaining_s
         )
 
-    async def _attempt(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
-        limit = min(self.timeout_s, self.remaining_s)
-        if limit <= 0:
+    async def _attempt(self, name: str, call: Callable[[], Awaitable[T]], passage: Passage) -> T:
+        if self.remaining_s <= 0:
             raise _out_of_time(name, self.deadline_s)
         try:
-            return await limited(name, call, limit)
-        except UpstreamError as error:
-            if error.kind == "timeout" and self.remaining_s <= 0:
-                raise _out_of_time(name, self.deadline_s) from error.__cause__
-            raise
+            async with asyncio.timeout(self.remaining_s), passage():
+                return await limited(name, call, self.timeout_s)
+        except TimeoutError as error:
+            raise _out_of_time(name, self.deadline_s) from error
 
 
 def new_id(kind: str) -> str:
@@ -546,8 +563,13 @@ def _out_of_time(name: str, deadline_s: float) -> UpstreamError:
     return UpstreamError("timeout", f"{name}: not done before the deadline of {deadline_s:g} s")
 
 
-def _ignore(_: object) -> None:
-    return None
+def _to_all(listeners: Sequence[Listener | None]) -> Listener:
+    def tell(event: Event) -> None:
+        for listener in listeners:
+            if listener:
+                listener(event)
+
+    return tell
 
 
 def _now() -> float:

@@ -89,10 +89,12 @@ class _KeyedSpec(_Spec):
 
 
 class _MemberSpec(_Spec):
-    """`trainable`: whether its terms let its replies train a model; None: see `Seat.trainable`."""
+    """`trainable`: whether its terms let its replies train a model; None: see `Seat.trainable`.
+    More calls than `max_concurrency` at one time wait for each other, within their deadlines."""
 
     enabled: bool = True
     trainable: bool | None = None
+    max_concurrency: int | None = Field(default=None, ge=1)
 
 
 class _RemoteSpec(_MemberSpec, _KeyedSpec):
@@ -297,6 +299,13 @@ class EngineSettings(_Spec):
     cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "starboard")
 
 
+class BreakerSettings(_Spec):
+    """When a member that keeps failing is left alone; `failures` 0: never."""
+
+    failures: int = Field(default=5, ge=0)
+    cool_down_s: float = Field(default=15, gt=0, le=3600)
+
+
 def signature(spec: ProviderSpec) -> str:
     """What replies are signed with: the model, and the end of its adapter's path."""
     if isinstance(spec, EmbeddedSpec | LocalSpec) and spec.adapter:
@@ -366,6 +375,7 @@ class Settings(BaseSettings):
     standing: Literal["order", "wins"] = "order"
     standing_min: int = Field(default=50, ge=1)
     engine: EngineSettings = EngineSettings()
+    breaker: BreakerSettings = BreakerSettings()
 
     timeout_s: float = Field(default=55, gt=0)
     deadline_s: float = Field(default=60, gt=0, le=600)

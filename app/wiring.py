@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, assert_never
 
 import httpx2
 
-from app.ensemble import Ensemble
+from app.ensemble import Ensemble, Watch
 from app.errors import ConfigurationError
+from app.gates import Gate
 from app.providers import Provider
 from app.providers.http import open_http
 from app.scorers import Scorer
@@ -61,8 +62,9 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Open everything the settings name; raises `ConfigurationError` that says what to set."""
+async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Services]:
+    """Open everything the settings name; raises `ConfigurationError` that says what to set. The
+    watches are set on every run."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(AnswerStore.open(settings.database_url))
         http = open_http()
@@ -80,7 +82,15 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         standing = await stack.enter_async_context(
             open_standing(store, tuple(members), by_wins=by_wins, minimum=settings.standing_min)
         )
-        ensemble = Ensemble(members, _ladder(scorers), store, settings.timeout_s, standing)
+        ensemble = Ensemble(
+            members,
+            _ladder(scorers),
+            store,
+            settings.timeout_s,
+            standing,
+            gates={seat.name: _gate(seat, settings) for seat in settings.seats},
+            watches=watches,
+        )
         yield Services(settings, settings.seats, ensemble, store, standing)
 
 
@@ -287,6 +297,11 @@ async def _judge(
     if lacks := missing_key(seat.spec):
         raise ConfigurationError(f"the judge {name} cannot be called: {lacks}")
     return await build_provider(name, seat.spec, settings, http, engines)
+
+
+def _gate(seat: Seat, settings: Settings) -> Gate:
+    breaker = settings.breaker
+    return Gate(seat.name, breaker.failures, breaker.cool_down_s, seat.spec.max_concurrency)
 
 
 def _ladder(scorers: Sequence[Scorer]) -> Ladder:

@@ -70,14 +70,20 @@ async def readyz(live: Live, health: Health, response: Response) -> Readiness:
 
 @router.get("/models")
 async def models(live: Live, health: Health) -> ModelsDocument:
-    """Every configured seat in board order: who sits, who does not and why, and how often each
-    member's reply had the highest reward."""
+    """Every configured seat in board order: who sits, who does not and why, how often each member's
+    reply had the highest reward, and whether it is being called."""
     faults = await health.faults()
     rates = await live.standing.known() or {}
-    fewest = live.settings.standing_min
+    fewest, gates = live.settings.standing_min, live.ensemble.gates
     return ModelsDocument(
         members=[
-            seat_document(seat, rates.get(seat.name), fewest, healthy=_healthy(faults, seat.name))
+            seat_document(
+                seat,
+                rates.get(seat.name),
+                fewest,
+                healthy=_healthy(faults, seat.name),
+                gate=gates.get(seat.name),
+            )
             for seat in live.seats
         ],
         scorer=ScorerDocument(**asdict(live.ensemble.ladder.info)),
