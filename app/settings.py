@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AliasChoices,
@@ -367,6 +368,10 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"],
         BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
     ] = "info"
+    log_format: Literal["text", "json"] = "text"
+    workers: int = Field(default=1, ge=1)
+    drain_s: float = Field(default=2, ge=0, le=600)
+    metrics_dir: Path | None = Field(default=None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
 
     board: Annotated[tuple[str, ...] | None, NoDecode] = None
     members: dict[MemberName, ProviderSpec] = Field(default_factory=dict)
@@ -494,6 +499,14 @@ class Settings(BaseSettings):
             EmbeddedScorerSpec(kind="embedded"),
         )
         return tuple(self._scorer_with_environment(spec, vendor) for spec in chosen)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every key and password there is: what no line of the log may hold."""
+        specs = (*(seat.spec for seat in self.seats), *self.ladder)
+        keys = [spec.api_key for spec in specs if isinstance(spec, _KeyedSpec) and spec.api_key]
+        password = urlsplit(self.database_url).password
+        return (*(key.get_secret_value() for key in keys), *([password] if password else []))
 
     @property
     def _has_nvidia(self) -> bool:

@@ -88,7 +88,7 @@ async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Se
             store,
             settings.timeout_s,
             standing,
-            gates={seat.name: _gate(seat, settings) for seat in settings.seats},
+            gates={s.name: _gate(s, settings) for s in settings.seats if s.name in members},
             watches=watches,
         )
         yield Services(settings, settings.seats, ensemble, store, standing)

@@ -27,6 +27,11 @@ async def succeed(gate: Gate) -> None:
         pass
 
 
+def state(gate: Gate) -> str:
+    """Asked anew each time, which a type checker does not expect of a property."""
+    return gate.circuit
+
+
 async def refused(gate: Gate) -> bool:
     try:
         await succeed(gate)
@@ -40,15 +45,15 @@ async def test_failures_in_a_row_open_the_circuit_and_a_probe_closes_it() -> Non
     await fail(gate)
     await succeed(gate)
     await fail(gate)
-    assert gate.circuit == "closed"
+    assert state(gate) == "closed"
     await fail(gate)
-    assert gate.circuit == "open"
+    assert state(gate) == "open"
     assert await refused(gate)
     await asyncio.sleep(0.06)
     async with gate.passage():
-        assert gate.circuit == "half_open"
+        assert state(gate) == "half_open"
         assert await refused(gate)  # one probe at a time
-    assert gate.circuit == "closed"
+    assert state(gate) == "closed"
     assert not await refused(gate)
 
 
@@ -63,16 +68,16 @@ async def test_a_failed_probe_opens_it_anew_and_a_cancelled_one_decides_nothing(
     with pytest.raises(asyncio.CancelledError):
         async with gate.passage():
             raise asyncio.CancelledError
-    assert gate.circuit == "open"
+    assert state(gate) == "open"
     assert not await refused(gate)
-    assert gate.circuit == "closed"
+    assert state(gate) == "closed"
 
 
 @pytest.mark.parametrize("kind", ["auth", "refused_request", "bad_reply", "content_filter"])
 async def test_what_no_retry_would_mend_opens_nothing(kind: str) -> None:
     gate = Gate("m", opens_after=1)
     await fail(gate, kind)
-    assert gate.circuit == "closed"
+    assert state(gate) == "closed"
 
 
 async def test_no_more_calls_at_one_time_than_allowed() -> None:
@@ -137,7 +142,7 @@ async def test_a_member_that_hangs_opens_the_circuit_a_short_deadline_does_not(
         ensemble = board(*members, gates=gates, timeout_s=timeout_s)
         answer = await ensemble.answer(prompt(), plan_of("slow", "good", deadline_s=deadline_s))
         assert failure(answer, "slow").kind in ("timeout", "unavailable")
-        assert gates["slow"].circuit == circuit
+        assert state(gates["slow"]) == circuit
 
 
 async def test_who_waits_for_a_place_waits_no_longer_than_the_deadline() -> None:

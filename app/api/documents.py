@@ -486,7 +486,7 @@ def seat_document(
     gate: Gate | None = None,
 ) -> SeatDocument:
     """A seat as shown; `healthy` is None where nobody asked, `rate` where it is not known. A rate
-    over fewer than `standing_min` answers is not shown, nor the gate of who does not sit."""
+    over fewer than `standing_min` answers is not shown."""
     return SeatDocument(
         name=seat.name,
         provider=seat.spec.provider,
@@ -498,7 +498,7 @@ def seat_document(
         trainable=seat.trainable,
         win_rate=rate.share if rate and rate.competed >= standing_min else None,
         competed=rate.competed if rate else None,
-        gate=_gate(gate) if gate and seat.why_not is None else None,
+        gate=_gate(gate) if gate else None,
     )
 
 

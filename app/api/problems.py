@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from app.api.documents import FailureDocument, failure_document
 from app.errors import InvalidRequestError, NoCandidateError, RequestError
+from app.logs import REQUEST_ID, request_id
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -121,7 +122,9 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _internal_error(_: Request, error: Exception) -> JSONResponse:
-    return problem_response(Problem(title="Internal Server Error", status=500))
+    # Sent from outside of every middleware, so the id is set here.
+    headers = {REQUEST_ID: id_} if (id_ := request_id.get()) else {}
+    return problem_response(Problem(title="Internal Server Error", status=500), headers)
 
 
 def _field(location: Sequence[str | int]) -> str:
