@@ -22,6 +22,8 @@ from app.errors import StarboardError
 LogFormat = Literal["text", "json"]
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+traceparent: ContextVar[str | None] = ContextVar("traceparent", default=None)
+"""The caller's place in its trace, as it came: W3C's header of that name."""
 
 REQUEST_ID = "x-request-id"
 """The header in which a client may give the id, and finds it."""

@@ -55,7 +55,16 @@ ENVIRONMENT_ONLY = frozenset(
     f"{vendor}_{what}"
     for vendor in ("ANTHROPIC", "GEMINI", "GOOGLE", "GOOGLE_GEMINI", "MISTRAL", "NVIDIA")
     for what in ("API_KEY", "BASE_URL")
-) | {"CLAUDE_MODEL", "GEMMA_MODEL", "MISTRAL_MODEL", "REWARD_MODEL"}
+) | {
+    "CLAUDE_MODEL",
+    "GEMMA_MODEL",
+    "MISTRAL_MODEL",
+    "REWARD_MODEL",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "PROMETHEUS_MULTIPROC_DIR",
+}
 
 
 class _Spec(BaseModel):
@@ -372,6 +381,16 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1)
     drain_s: float = Field(default=2, ge=0, le=600)
     metrics_dir: Path | None = Field(default=None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
+    trace_content: bool = False
+    traces_exporter: Literal["otlp", "none"] | None = Field(
+        default=None, validation_alias="OTEL_TRACES_EXPORTER"
+    )
+    otlp_endpoint: AnyHttpUrl | None = Field(
+        default=None,
+        validation_alias=AliasChoices(
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+        ),
+    )
 
     board: Annotated[tuple[str, ...] | None, NoDecode] = None
     members: dict[MemberName, ProviderSpec] = Field(default_factory=dict)
@@ -499,6 +518,11 @@ class Settings(BaseSettings):
             EmbeddedScorerSpec(kind="embedded"),
         )
         return tuple(self._scorer_with_environment(spec, vendor) for spec in chosen)
+
+    @property
+    def traced(self) -> bool:
+        """Whether OpenTelemetry's own variables ask for traces."""
+        return bool(self.traces_exporter or self.otlp_endpoint) and self.traces_exporter != "none"
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -44,6 +44,7 @@ from app.settings import (
 )
 from app.standing import Standing, open_standing
 from app.store import AnswerStore
+from app.traces import TracedProvider, TracedScorer, open_traces
 
 if TYPE_CHECKING:
     from app.model_files import ModelName
@@ -78,12 +79,20 @@ async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Se
         scorers = [
             await build_scorer(spec, settings, http, engines, members) for spec in settings.ladder
         ]
+        board = dict(members)
+        if settings.traced:
+            traces = await stack.enter_async_context(open_traces(content=settings.trace_content))
+            watches = (*watches, traces.watch)
+            scorers = [TracedScorer(scorer, traces) for scorer in scorers]
+            for seat in settings.seats:
+                if seat.name in board:
+                    board[seat.name] = TracedProvider(board[seat.name], seat.spec.provider, traces)
         by_wins = settings.standing == "wins"
         standing = await stack.enter_async_context(
             open_standing(store, tuple(members), by_wins=by_wins, minimum=settings.standing_min)
         )
         ensemble = Ensemble(
-            members,
+            board,
             _ladder(scorers),
             store,
             settings.timeout_s,

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.metrics import Metrics
-from app.logs import REQUEST_ID, request_id
+from app.logs import REQUEST_ID, request_id, traceparent
 
 log = logging.getLogger("starboard.access")
 
@@ -32,9 +32,11 @@ class Observed:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID, "")
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID, "")
         id_ = given if SANE.fullmatch(given) else f"req_{secrets.token_hex(12)}"
         request_id.set(id_)  # each request is served in a context of its own
+        traceparent.set(headers.get("traceparent"))
         started, status = time.perf_counter(), 500
 
         async def observed(message: Message) -> None:
