@@ -207,6 +207,12 @@ def test_no_returned_answer_is_lost_when_the_process_is_killed() -> None:
         assert server.wait(10) == 0
 
 
+def test_migrate_makes_the_database_and_ends() -> None:
+    done = starboard("migrate")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("starboard.db").stat().st_size > 0
+
+
 def starboard(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "app.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (service.serve, service.ask, service.score, service.models):
+for command in (service.serve, service.migrate, service.ask, service.score, service.models):
     app.command()(command)
 app.add_typer(scorers, name="scorer")
 app.add_typer(star, name="star")

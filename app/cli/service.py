@@ -1,4 +1,4 @@
-"""`starboard serve`, `ask`, `score`, `models`."""
+"""`starboard serve`, `migrate`, `ask`, `score`, `models`."""
 
 from __future__ import annotations
 
@@ -54,6 +54,17 @@ def serve(
             # Answers under way are finished before the process ends.
             timeout_graceful_shutdown=int(given.deadline_s) + 5,
         )
+
+
+def migrate() -> None:
+    """Bring the database to this version's schema, and end. `serve` does so too when it starts."""
+    from app.store import AnswerStore
+
+    async def open_and_close(url: str) -> None:
+        async with AnswerStore.open(url):
+            pass
+
+    asyncio.run(open_and_close(settings().database_url))
 
 
 def app() -> FastAPI:
