@@ -11,7 +11,13 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -52,6 +58,7 @@ from app.errors import (
 )
 from app.extraction import agreement
 from app.fusion import fusion_prompt
+from app.gates import Gate
 from app.metering import Billed, Charge, Meter, Tariff, prompt_tokens, text_tokens
 from app.providers import Provider
 from app.retries import Retries, limited
@@ -61,6 +68,11 @@ from app.selection import STRATEGIES
 from app.standing import Standing
 
 T = TypeVar("T", bound=Billed)
+
+Watch = Callable[[], AbstractContextManager[Listener]]
+"""Entered when a run begins and left when it ends, however it ends; its listener is told every
+event of that run."""
+Passage = Callable[[], AbstractAsyncContextManager[None]]
 
 # A longer wait than this is not worth holding the others' replies for.
 LONGEST_WAIT_S = 5.0
@@ -84,6 +96,7 @@ class Ensemble:
 
     `timeout_s` limits one call to a member or scorer; a plan's deadline limits the run, and
     `max_calls` how many replies it may ask for. Without a `standing`, ties go as the plan has it.
+    `gates` stand before the members of their names, `watches` are set on every run of `answer`.
     """
 
     members: Mapping[str, Provider]
@@ -93,6 +106,8 @@ class Ensemble:
     standing: Standing | None = None
     tariff: Tariff = field(default_factory=Tariff)
     max_calls: int = 64
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    watches: tuple[Watch, ...] = ()
 
     def quote(self, prompt: Prompt, plan: Plan) -> int:
         """The most the run may cost, in nano-dollars: what `answer` should find reserved. Raises as
@@ -129,24 +144,27 @@ class Ensemble:
         plan = self.standing.settle(plan) if self.standing else plan
         run = _Run(_now(), plan.deadline_s, self.timeout_s, self.tariff, meter or Meter())
         descent = self.ladder.descent(partial(_score, run, prompt))
-        record = _Record(listener or _ignore)
-        panel = _Panel(self.members, run, descent, prompt, plan, tell=record)
-        answer_of = partial(_answer, run, prompt, plan, id_=id_ or new_id("ans"), tags=tags or {})
-        try:
-            info, settled = await panel.settled(await _ask(panel))
-            candidates = await _with_extracted(settled, plan)
-        except asyncio.CancelledError:
-            info, candidates = panel.held(record.arrived.values())
-            if candidates:
-                abandoned = _abandoned(answer_of(scorer=info, candidates=candidates))
-                with suppress(StoreError):  # nobody is left to be told
-                    await _to_the_end(self._save(abandoned, run))
-            raise
-        answer = answer_of(scorer=info, candidates=candidates)
-        await _to_the_end(self._save(answer, run))
-        panel.tell(Selected(answer))
-        _raise_if_unanswered(answer, run)
-        return answer
+        with ExitStack() as watching:
+            tell = _to_all([listener, *(watching.enter_context(watch()) for watch in self.watches)])
+            record = _Record(tell)
+            panel = _Panel(self.members, self.gates, run, descent, prompt, plan, tell=record)
+            id_ = id_ or new_id("ans")
+            answer_of = partial(_answer, run, prompt, plan, id_=id_, tags=tags or {})
+            try:
+                info, settled = await panel.settled(await _ask(panel))
+                candidates = await _with_extracted(settled, plan)
+            except asyncio.CancelledError:
+                info, candidates = panel.held(record.arrived.values())
+                if candidates:
+                    abandoned = _abandoned(answer_of(scorer=info, candidates=candidates))
+                    with suppress(StoreError):  # nobody is left to be told
+                        await _to_the_end(self._save(abandoned, run))
+                raise
+            answer = answer_of(scorer=info, candidates=candidates)
+            await _to_the_end(self._save(answer, run))
+            panel.tell(Selected(answer))
+            _raise_if_unanswered(answer, run)
+            return answer
 
     async def score(
         self,
@@ -215,6 +233,7 @@ class _Panel:
     """The members of one run: asks them, scores what they reply, and knows when it is enough."""
 
     members: Mapping[str, Provider]
+    gates: Mapping[str, Gate]
     run: _Run
     descent: Descent
     prompt: Prompt
@@ -320,11 +339,13 @@ class _Panel:
         self, name: str, provider: Provider, prompt: Prompt
     ) -> Completion | Failure:
         """The member's reply; with a hedge, whichever of two calls replies first."""
+        gate = self.gates.get(provider.name)
 
         charge = self.run.tariff.reply(provider.name, prompt_tokens(prompt), prompt.max_tokens)
 
         def call() -> Awaitable[Completion | Failure]:
-            return self.run.call(name, charge, lambda: provider.complete(prompt))
+            passage = gate.passage if gate else nullcontext
+            return self.run.call(name, charge, lambda: provider.complete(prompt), passage)
 
         if self.plan.hedge_s is None:
             return await call()
@@ -503,27 +524,30 @@ class _Run:
         return self.started + self.deadline_s - _now()
 
     async def call(
-        self, name: str, charge: Charge, call: Callable[[], Awaitable[T]]
+        self,
+        name: str,
+        charge: Charge,
+        call: Callable[[], Awaitable[T]],
+        passage: Passage = nullcontext,
     ) -> T | Failure:
-        """The call's result, or its failure after the retry that the policy allows."""
+        """The call's result, or its failure after the retry that the policy allows; each attempt
+        is made inside the passage."""
 
         def booked() -> Awaitable[T]:
             return self.meter.call(charge, call)
 
         return await RETRIES.outcome(
-            name, lambda: self._attempt(name, booked), lambda: self.remaining_s
+            name, lambda: self._attempt(name, booked, passage), lambda: self.remaining_s
         )
 
-    async def _attempt(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
-        limit = min(self.timeout_s, self.remaining_s)
-        if limit <= 0:
+    async def _attempt(self, name: str, call: Callable[[], Awaitable[T]], passage: Passage) -> T:
+        if self.remaining_s <= 0:
             raise _out_of_time(name, self.deadline_s)
         try:
-            return await limited(name, call, limit)
-        except UpstreamError as error:
-            if error.kind == "timeout" and self.remaining_s <= 0:
-                raise _out_of_time(name, self.deadline_s) from error.__cause__
-            raise
+            async with asyncio.timeout(self.remaining_s), passage():
+                return await limited(name, call, self.timeout_s)
+        except TimeoutError as error:
+            raise _out_of_time(name, self.deadline_s) from error
 
 
 def new_id(kind: str) -> str:
@@ -654,8 +678,13 @@ def _out_of_time(name: str, deadline_s: float) -> UpstreamError:
     return UpstreamError("timeout", f"{name}: not done before the deadline of {deadline_s:g} s")
 
 
-def _ignore(_: object) -> None:
-    return None
+def _to_all(listeners: Sequence[Listener | None]) -> Listener:
+    def tell(event: Event) -> None:
+        for listener in listeners:
+            if listener:
+                listener(event)
+
+    return tell
 
 
 def _now() -> float:

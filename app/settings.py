@@ -15,6 +15,7 @@ from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AliasChoices,
@@ -55,7 +56,16 @@ ENVIRONMENT_ONLY = frozenset(
     f"{vendor}_{what}"
     for vendor in ("ANTHROPIC", "GEMINI", "GOOGLE", "GOOGLE_GEMINI", "MISTRAL", "NVIDIA")
     for what in ("API_KEY", "BASE_URL")
-) | {"CLAUDE_MODEL", "GEMMA_MODEL", "MISTRAL_MODEL", "REWARD_MODEL"}
+) | {
+    "CLAUDE_MODEL",
+    "GEMMA_MODEL",
+    "MISTRAL_MODEL",
+    "REWARD_MODEL",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "PROMETHEUS_MULTIPROC_DIR",
+}
 
 
 class _Spec(BaseModel):
@@ -90,10 +100,12 @@ class _KeyedSpec(_Spec):
 
 
 class _MemberSpec(_Spec):
-    """`trainable`: whether its terms let its replies train a model; None: see `Seat.trainable`."""
+    """`trainable`: whether its terms let its replies train a model; None: see `Seat.trainable`.
+    More calls than `max_concurrency` at one time wait for each other, within their deadlines."""
 
     enabled: bool = True
     trainable: bool | None = None
+    max_concurrency: int | None = Field(default=None, ge=1)
 
 
 class _RemoteSpec(_MemberSpec, _KeyedSpec):
@@ -305,6 +317,13 @@ class PriceSpec(_Spec):
     output_per_million: float = Field(ge=0, allow_inf_nan=False)
 
 
+class BreakerSettings(_Spec):
+    """When a member that keeps failing is left alone; `failures` 0: never."""
+
+    failures: int = Field(default=5, ge=0)
+    cool_down_s: float = Field(default=15, gt=0, le=3600)
+
+
 def signature(spec: ProviderSpec) -> str:
     """What replies are signed with: the model, and the end of its adapter's path."""
     if isinstance(spec, EmbeddedSpec | LocalSpec) and spec.adapter:
@@ -366,6 +385,20 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"],
         BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
     ] = "info"
+    log_format: Literal["text", "json"] = "text"
+    workers: int = Field(default=1, ge=1)
+    drain_s: float = Field(default=2, ge=0, le=600)
+    metrics_dir: Path | None = Field(default=None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
+    trace_content: bool = False
+    traces_exporter: Literal["otlp", "none"] | None = Field(
+        default=None, validation_alias="OTEL_TRACES_EXPORTER"
+    )
+    otlp_endpoint: AnyHttpUrl | None = Field(
+        default=None,
+        validation_alias=AliasChoices(
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+        ),
+    )
 
     board: Annotated[tuple[str, ...] | None, NoDecode] = None
     members: dict[MemberName, ProviderSpec] = Field(default_factory=dict)
@@ -374,6 +407,7 @@ class Settings(BaseSettings):
     standing: Literal["order", "wins"] = "order"
     standing_min: int = Field(default=50, ge=1)
     engine: EngineSettings = EngineSettings()
+    breaker: BreakerSettings = BreakerSettings()
 
     timeout_s: float = Field(default=55, gt=0)
     deadline_s: float = Field(default=60, gt=0, le=600)
@@ -510,6 +544,19 @@ class Settings(BaseSettings):
             EmbeddedScorerSpec(kind="embedded"),
         )
         return tuple(self._scorer_with_environment(spec, vendor) for spec in chosen)
+
+    @property
+    def traced(self) -> bool:
+        """Whether OpenTelemetry's own variables ask for traces."""
+        return bool(self.traces_exporter or self.otlp_endpoint) and self.traces_exporter != "none"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every key and password there is: what no line of the log may hold."""
+        specs = (*(seat.spec for seat in self.seats), *self.ladder)
+        keys = [spec.api_key for spec in specs if isinstance(spec, _KeyedSpec) and spec.api_key]
+        password = urlsplit(self.database_url).password
+        return (*(key.get_secret_value() for key in keys), *([password] if password else []))
 
     @property
     def _has_nvidia(self) -> bool:

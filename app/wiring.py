@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, assert_never
 
 import httpx2
 
-from app.ensemble import Ensemble
+from app.ensemble import Ensemble, Watch
 from app.errors import ConfigurationError
+from app.gates import Gate
 from app.metering import FREE, Price, ScorerPrice, Tariff
 from app.providers import Provider
 from app.providers.http import open_http
@@ -46,6 +47,7 @@ from app.standing import Standing, open_standing
 from app.store import AnswerStore
 from app.store.idempotency import Idempotency
 from app.store.keys import Keys
+from app.traces import TracedProvider, TracedScorer, open_traces
 
 if TYPE_CHECKING:
     from app.model_files import ModelName
@@ -66,8 +68,9 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Open everything the settings name; raises `ConfigurationError` that says what to set."""
+async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Services]:
+    """Open everything the settings name; raises `ConfigurationError` that says what to set. The
+    watches are set on every run."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(AnswerStore.open(settings.database_url))
         http = open_http()
@@ -81,18 +84,28 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         scorers = [
             await build_scorer(spec, settings, http, engines, members) for spec in settings.ladder
         ]
+        board = dict(members)
+        if settings.traced:
+            traces = await stack.enter_async_context(open_traces(content=settings.trace_content))
+            watches = (*watches, traces.watch)
+            scorers = [TracedScorer(scorer, traces) for scorer in scorers]
+            for seat in settings.seats:
+                if seat.name in board:
+                    board[seat.name] = TracedProvider(board[seat.name], seat.spec.provider, traces)
         by_wins = settings.standing == "wins"
         standing = await stack.enter_async_context(
             open_standing(store, tuple(members), by_wins=by_wins, minimum=settings.standing_min)
         )
         ensemble = Ensemble(
-            members,
+            board,
             _ladder(scorers),
             store,
             settings.timeout_s,
             standing,
             _tariff(settings, scorers),
             settings.max_calls,
+            gates={s.name: _gate(s, settings) for s in settings.seats if s.name in members},
+            watches=watches,
         )
         keys, idempotency = Keys(store.engine), Idempotency(store.engine)
         yield Services(settings, settings.seats, ensemble, store, standing, keys, idempotency)
@@ -301,6 +314,11 @@ async def _judge(
     if lacks := missing_key(seat.spec):
         raise ConfigurationError(f"the judge {name} cannot be called: {lacks}")
     return await build_provider(name, seat.spec, settings, http, engines)
+
+
+def _gate(seat: Seat, settings: Settings) -> Gate:
+    breaker = settings.breaker
+    return Gate(seat.name, breaker.failures, breaker.cool_down_s, seat.spec.max_concurrency)
 
 
 def _ladder(scorers: Sequence[Scorer]) -> Ladder:

@@ -15,7 +15,7 @@ from app.providers.http import open_http
 from app.settings import Settings
 from tests import matrix
 
-VENDOR_PREFIXES = ("ANTHROPIC_", "GEMINI_", "GOOGLE_", "MISTRAL_", "NVIDIA_", "STARBOARD_")
+VENDOR_PREFIXES = ("ANTHROPIC_", "GEMINI_", "GOOGLE_", "MISTRAL_", "NVIDIA_", "OTEL_", "STARBOARD_")
 MODEL_NAMES = ("CLAUDE_MODEL", "GEMMA_MODEL", "REWARD_MODEL")
 
 

@@ -1,10 +1,14 @@
-"""A running app and a client for it, in the test's own event loop."""
+"""A running app: in the test's own event loop with a client for it, or as processes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import httpx2
 import uvicorn
@@ -28,3 +32,34 @@ async def serve(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     finally:
         server.should_exit = True
         await serving
+
+
+def wait_for(condition: Callable[[], object], limit_s: float = 30) -> None:
+    until = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < until, "it did not come to that"
+        time.sleep(0.05)
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server on a free port of its own choosing, once it is ready."""
+    log = Path("serve.log")
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", "0", *options]
+    with log.open("wb") as stderr, subprocess.Popen(command, stderr=stderr) as server:
+        try:
+            wait_for(lambda: "running on " in log.read_text() or server.poll() is not None)
+            assert server.poll() is None, log.read_text()
+            url = log.read_text().split("running on ")[1].split()[0].strip('",')
+            wait_for(lambda: _ready(url))
+            yield server, url
+        finally:
+            if server.poll() is None:
+                server.kill()
+
+
+def _ready(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/readyz").status_code == 200
+    except httpx2.TransportError:
+        return False

@@ -108,6 +108,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
                 board=list(FAKES),
                 members=_rows(members),
                 scorer={"kind": "nvidia", "requests_per_minute": 100_000},
+                breaker={"failures": 0},  # every fault is to be met, however many came before
             )
         )
         client = await stack.enter_async_context(serve(app))

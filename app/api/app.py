@@ -13,7 +13,10 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from app.api import answers, connections, health, openai, problems, scoring
+from app.api.draining import drain_on_sigterm
 from app.api.limits import BodyLimit
+from app.api.metrics import Metrics
+from app.api.requests import Observed
 from app.api.security import check_door
 from app.api.services import State
 from app.errors import ConfigurationError
@@ -34,17 +37,28 @@ def create_app(settings: Settings) -> FastAPI:
     """The service for these settings. It opens what it needs at start-up and closes it at the
     end; Swagger UI at `/docs` loads nothing from elsewhere."""
 
+    metrics = Metrics(shared=settings.metrics_dir is not None)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         try:
-            async with open_services(settings) as services:
+            async with open_services(settings, metrics.watch) as services:
                 await check_door(services)
                 _say_who_sits(services)
-                async with _self_check(services):
-                    yield State(services=services, pings=health.pings_of(services))
+                metrics.gates = services.ensemble.gates
+                with drain_on_sigterm(settings.drain_s) as draining:
+                    async with _self_check(services):
+                        yield State(
+                            services=services,
+                            pings=health.pings_of(services),
+                            metrics=metrics,
+                            draining=draining,
+                        )
         except ConfigurationError as error:
             log.critical("cannot start: %s", error)
             raise
+        finally:
+            metrics.close()
 
     app = FastAPIOffline(
         title="Starboard",
@@ -54,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         swagger_ui_parameters={"tryItOutEnabled": True},
     )
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Observed, metrics=metrics)  # around the others: it sees what they refuse
     problems.install(app)
     app.add_exception_handler(connections.ClientGoneError, connections.on_client_gone)
     app.include_router(answers.router)

@@ -49,6 +49,7 @@ from app.domain import (
     Weights,
     WinRate,
 )
+from app.gates import Circuit, Gate
 from app.settings import Seat
 
 
@@ -409,6 +410,15 @@ class ScoresDocument(BaseModel):
     scores: list[ReplyScoreDocument]
 
 
+class GateDocument(BaseModel):
+    """What stands before a member in this process. While the circuit is open it is not called."""
+
+    circuit: Circuit
+    in_progress: int
+    waiting: int
+    max_concurrency: int | None
+
+
 class SeatDocument(BaseModel):
     name: str
     provider: str
@@ -426,6 +436,7 @@ class SeatDocument(BaseModel):
         description="Answers of the newest 10,000 it competed in, under a scorer that can rank; "
         "null if not known."
     )
+    gate: GateDocument | None = Field(description="Null where no calls are made by the board.")
 
 
 class ModelsDocument(BaseModel):
@@ -483,7 +494,12 @@ def scores_document(info: ScorerInfo, replies: Sequence[ScoredReply]) -> ScoresD
 
 
 def seat_document(
-    seat: Seat, rate: WinRate | None, standing_min: int, *, healthy: bool | None = None
+    seat: Seat,
+    rate: WinRate | None,
+    standing_min: int,
+    *,
+    healthy: bool | None = None,
+    gate: Gate | None = None,
 ) -> SeatDocument:
     """A seat as shown; `healthy` is None where nobody asked, `rate` where it is not known. A rate
     over fewer than `standing_min` answers is not shown."""
@@ -498,6 +514,16 @@ def seat_document(
         trainable=seat.trainable,
         win_rate=rate.share if rate and rate.competed >= standing_min else None,
         competed=rate.competed if rate else None,
+        gate=_gate(gate) if gate else None,
+    )
+
+
+def _gate(gate: Gate) -> GateDocument:
+    return GateDocument(
+        circuit=gate.circuit,
+        in_progress=gate.in_progress,
+        waiting=gate.waiting,
+        max_concurrency=gate.max_concurrency,
     )
 
 

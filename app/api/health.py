@@ -1,4 +1,4 @@
-"""`GET /healthz`, `/readyz` and `/models`."""
+"""`GET /healthz`, `/readyz`, `/metrics` and `/models`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import asdict
 from typing import Literal
 
 from fastapi import APIRouter, Depends, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from app.api.documents import ModelsDocument, ScorerDocument, seat_document
 from app.api.pings import Pings
 from app.api.problems import responses
 from app.api.security import needs
-from app.api.services import Health, Live
+from app.api.services import Counts, Draining, Health, Live
 from app.wiring import Services
 
 router = APIRouter(tags=["health"])
@@ -53,9 +54,14 @@ async def healthz() -> Alive:
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
-async def readyz(live: Live, health: Health, response: Response) -> Readiness:
+async def readyz(live: Live, health: Health, draining: Draining, response: Response) -> Readiness:
     """Whether answers can be given: pings the store, the scorers and the members, and says which
-    scorer is off the ladder for failing its self-check."""
+    scorer is off the ladder for failing its self-check. 503 as soon as the process has been told
+    to stop, while it still answers."""
+    if draining.is_set():
+        response.status_code = 503
+        stopping = Check(name="process", healthy=False, message="told to stop")
+        return Readiness(status="unready", checks=[stopping])
     steps = live.ensemble.ladder.steps
     off = {_scorer(step.name): f"off: {step.grade}" for step in steps if not step.stands}
     faults = {**await health.faults(), **off}
@@ -70,16 +76,32 @@ async def readyz(live: Live, health: Health, response: Response) -> Readiness:
     )
 
 
+class MetricsResponse(Response):
+    media_type = CONTENT_TYPE_LATEST
+
+
+@router.get("/metrics", response_class=MetricsResponse)
+async def metrics(counts: Counts) -> MetricsResponse:
+    """Counts, latencies and states, for Prometheus to scrape."""
+    return MetricsResponse(counts.text())
+
+
 @router.get("/models", responses=responses(401, 403), dependencies=[Depends(needs("read"))])
 async def models(live: Live, health: Health) -> ModelsDocument:
-    """Every configured seat in board order: who sits, who does not and why, and how often each
-    member's reply had the highest reward."""
+    """Every configured seat in board order: who sits, who does not and why, how often each member's
+    reply had the highest reward, and whether it is being called."""
     faults = await health.faults()
     rates = await live.standing.known() or {}
-    fewest = live.settings.standing_min
+    fewest, gates = live.settings.standing_min, live.ensemble.gates
     return ModelsDocument(
         members=[
-            seat_document(seat, rates.get(seat.name), fewest, healthy=_healthy(faults, seat.name))
+            seat_document(
+                seat,
+                rates.get(seat.name),
+                fewest,
+                healthy=_healthy(faults, seat.name),
+                gate=gates.get(seat.name),
+            )
             for seat in live.seats
         ],
         scorer=ScorerDocument(**asdict(live.ensemble.ladder.info)),

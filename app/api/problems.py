@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.documents import FailureDocument, failure_document
 from app.errors import InvalidRequestError, NoCandidateError, RequestError, UnauthorizedError
+from app.logs import REQUEST_ID, request_id
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -198,6 +199,12 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
     return problem_response(
         Problem(title=title, status=error.status_code, detail=detail), error.headers
     )
+
+
+async def _internal_error(_: Request, error: Exception) -> JSONResponse:
+    # Sent from outside of every middleware, so the id is set here.
+    headers = {REQUEST_ID: id_} if (id_ := request_id.get()) else {}
+    return problem_response(Problem(title="Internal Server Error", status=500), headers)
 
 
 def _field(location: Sequence[str | int]) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, TypedDict, cast
 
 from fastapi import Depends, Request
 
+from app.api.metrics import Metrics
 from app.api.pings import Pings
 from app.wiring import Services
 
 
 class State(TypedDict):
-    """What the app's lifespan yields."""
+    """What the app's lifespan yields. `draining` is set once the process has been told to stop."""
 
     services: Services
     pings: Pings
+    metrics: Metrics
+    draining: asyncio.Event
 
 
 def _services(request: Request) -> Services:
@@ -25,5 +29,15 @@ def _pings(request: Request) -> Pings:
     return cast(Pings, request.state.pings)
 
 
+def _metrics(request: Request) -> Metrics:
+    return cast(Metrics, request.state.metrics)
+
+
+def _draining(request: Request) -> asyncio.Event:
+    return cast(asyncio.Event, request.state.draining)
+
+
 Live = Annotated[Services, Depends(_services)]
 Health = Annotated[Pings, Depends(_pings)]
+Counts = Annotated[Metrics, Depends(_metrics)]
+Draining = Annotated[asyncio.Event, Depends(_draining)]

@@ -27,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (service.serve, service.ask, service.score, service.models):
+for command in (service.serve, service.migrate, service.ask, service.score, service.models):
     app.command()(command)
 app.add_typer(keys, name="keys")
 app.add_typer(scorers, name="scorer")

@@ -26,9 +26,10 @@ from app.api.documents import (
     scores_document,
     seat_document,
 )
-from app.cli.console import err, log_at, out, settings
+from app.cli.console import err, out, settings
 from app.domain import Completed, Event, Failed, Failure, Scored, Started, WinRate
 from app.errors import ConfigurationError
+from app.logs import log_at
 from app.settings import JudgeScorerSpec, ScorerSpec, Settings
 from app.standing import open_standing
 from app.store import AnswerStore

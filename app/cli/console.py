@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,18 +36,6 @@ def bar() -> Progress:
         console=err,
         transient=True,
     )
-
-
-def log_at(level: str) -> None:
-    """Our own log at that level. The packages below us log only what goes wrong: at lower levels
-    several of them write out prompts and replies."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("starboard").setLevel(level.upper())
-    import stamina
-
-    stamina.instrumentation.set_on_retry_hooks([])
 
 
 def settings(**given: str | int | None) -> Settings:

@@ -13,8 +13,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from app.cli.console import AsJson, err, log_at, out, settings
+from app.cli.console import AsJson, err, out, settings
 from app.errors import DataError
+from app.logs import log_at
 
 if TYPE_CHECKING:
     from app.store.keys import ApiKey, Keys

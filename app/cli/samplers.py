@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cli.console import log_at, settings
+from app.cli.console import settings
 from app.errors import ConfigurationError
+from app.logs import log_at
 from app.runs import write_text
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from app.cli.console import bar, err, log_at, settings
+from app.cli.console import bar, err, settings
 from app.cli.console import out as stdout
 from app.errors import ConfigurationError
+from app.logs import log_at
 from app.scorers.training import Precision, Tune
 
 if TYPE_CHECKING:

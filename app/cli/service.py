@@ -1,42 +1,77 @@
-"""`starboard serve`, `ask`, `score`, `models`."""
+"""`starboard serve`, `migrate`, `ask`, `score`, `models`."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import sys
-from typing import Annotated
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.console import AsJson, err, log_at, settings
+from app.cli.console import AsJson, err, settings
 from app.errors import ConfigurationError
+from app.logs import log_at
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from app.settings import Settings
 
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve together.")] = None,
 ) -> None:
     """Serve the HTTP API (Swagger UI at /docs)."""
     import uvicorn
 
-    from app.api import create_app
-
-    given = settings(host=host, port=port)
-    log_at(given.log_level)
+    given = settings(host=host, port=port, workers=workers)
+    _log(given)
     if given.auth == "off" and not given.on_loopback:
         err.print(f"[yellow]{given.host} is reachable by others, and no key is asked for.")
-    logging.getLogger("uvicorn.error").addFilter(_no_traceback_of_configuration)
-    config = uvicorn.Config(
-        create_app(given),
-        host=given.host,
-        port=given.port,
-        log_level=given.log_level,
-        server_header=False,
-        # Answers under way are finished before the process ends.
-        timeout_graceful_shutdown=int(given.deadline_s) + 5,
-    )
-    uvicorn.Server(config).run()
+    # Uvicorn hands the signal on once it has stopped, and to have stopped is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    os.environ["STARBOARD_HOST"] = given.host  # `app` reads the settings anew, in each worker
+    with _figures_of_all() if given.workers > 1 else nullcontext():
+        uvicorn.run(
+            "app.cli.service:app",
+            factory=True,
+            host=given.host,
+            port=given.port,
+            workers=given.workers,
+            log_config=None,
+            access_log=False,  # ours has the request's id, and no query
+            server_header=False,
+            # Answers under way are finished before the process ends.
+            timeout_graceful_shutdown=int(given.deadline_s) + 5,
+        )
+
+
+def migrate() -> None:
+    """Bring the database to this version's schema, and end. `serve` does so too when it starts."""
+    from app.store import AnswerStore
+
+    async def open_and_close(url: str) -> None:
+        async with AnswerStore.open(url):
+            pass
+
+    asyncio.run(open_and_close(settings().database_url))
+
+
+def app() -> FastAPI:
+    """The app of one process that serves."""
+    from app.api import create_app
+
+    given = settings()
+    _log(given)
+    return create_app(given)
 
 
 def ask(
@@ -98,6 +133,19 @@ def models(as_json: AsJson = False) -> None:
     from app.cli import board
 
     asyncio.run(board.show_models(as_json=as_json))
+
+
+@contextmanager
+def _figures_of_all() -> Iterator[None]:
+    """A folder in which workers keep the figures of /metrics for each other."""
+    with tempfile.TemporaryDirectory(prefix="starboard-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        yield
+
+
+def _log(given: Settings) -> None:
+    log_at(given.log_level, given.log_format, given.secrets)
+    logging.getLogger("uvicorn.error").addFilter(_no_traceback_of_configuration)
 
 
 def _no_traceback_of_configuration(record: logging.LogRecord) -> bool:

@@ -1,0 +1,185 @@
+"""What `GET /metrics` tells Prometheus.
+
+Runs are counted from the ensemble's events and finished answers, here alone. Labels take values
+from short lists only (members, scorers, kinds, routes); no id and no text of anybody is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from app.domain import (
+    Answer,
+    Candidate,
+    Completed,
+    Completion,
+    Event,
+    Failed,
+    Listener,
+    Selected,
+)
+from app.gates import CIRCUITS, Gate
+
+disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each one, which Prometheus has no use for
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
+# A reward of five attributes lies between -1.3 and 7.9 under the default weights; a raw scalar
+# may lie anywhere.
+REWARDS = (-16, -8, -4, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 16)
+
+
+class Metrics:
+    """The instruments of one app, in a registry of its own.
+
+    `shared`: several processes serve together, each of which writes its figures to the files under
+    PROMETHEUS_MULTIPROC_DIR, and whichever is scraped tells those of all.
+    """
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self.shared = shared
+        self.gates: Mapping[str, Gate] = {}
+        self.registry = own = CollectorRegistry()
+        if shared:
+            self.registry = CollectorRegistry()
+            MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
+
+        def counter(name: str, says: str, *labels: str) -> Counter:
+            return Counter(f"starboard_{name}", says, labels, registry=own)
+
+        def gauge(name: str, says: str, *labels: str) -> Gauge:
+            return Gauge(
+                f"starboard_{name}", says, labels, registry=own, multiprocess_mode="livesum"
+            )
+
+        def histogram(
+            name: str, says: str, *labels: str, buckets: tuple[float, ...] = SECONDS
+        ) -> Histogram:
+            return Histogram(f"starboard_{name}", says, labels, registry=own, buckets=buckets)
+
+        self.requests = counter(
+            "http_requests_total", "HTTP requests answered.", "method", "route", "status"
+        )
+        self.requests_in_progress = gauge("http_requests_in_progress", "HTTP requests under way.")
+        self.runs = counter(
+            "runs_total",
+            "Runs of the board: full and degraded answers, failures, and runs that a client left.",
+            "outcome",
+        )
+        self.runs_in_progress = gauge("runs_in_progress", "Runs of the board under way.")
+        self.stages = histogram(
+            "stage_seconds", "Where the time of runs went: fan_out, scoring, overhead.", "stage"
+        )
+        self.total = histogram("run_seconds", "Runs as a whole.")
+        self.replies = counter(
+            "member_replies_total",
+            "What members replied: completed, or the kind of the failure.",
+            "member",
+            "outcome",
+        )
+        self.latency = histogram("member_seconds", "Waits for a member's completion.", "member")
+        self.tokens = counter(
+            "member_tokens_total", "Tokens of completions, as billed.", "member", "direction"
+        )
+        self.wins = counter("member_wins_total", "Answers that a member's reply won.", "member")
+        self.rewards = histogram(
+            "reward", "Rewards, on each scorer's own scale.", "scorer", buckets=REWARDS
+        )
+        self.steps = counter(
+            "scorer_runs_total",
+            "What became of each scorer of the ladder in a run.",
+            "scorer",
+            "outcome",
+        )
+        self.calls = gauge("member_calls_in_progress", "Calls to a member under way.", "member")
+        self.waiting = gauge(
+            "member_calls_waiting", "Calls that wait for max_concurrency.", "member"
+        )
+        self.circuits = gauge(
+            "member_circuits",
+            "Processes whose circuit to the member is in that state.",
+            "member",
+            "state",
+        )
+
+    @contextmanager
+    def watch(self) -> Iterator[Listener]:
+        """A `Watch` on one run."""
+        outcome = "failed"
+
+        def listen(event: Event) -> None:
+            nonlocal outcome
+            match event:
+                case Completed(candidate) | Failed(candidate):
+                    self._reply(candidate)
+                case Selected(answer):
+                    outcome = answer.quality
+                    self._answer(answer)
+
+        self.runs_in_progress.inc()
+        try:
+            yield listen
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except Exception:
+            outcome = "failed"
+            raise
+        finally:
+            self.runs_in_progress.dec()
+            self.runs.labels(outcome).inc()
+            self._show_gates()
+
+    def close(self) -> None:
+        """The states of a process that ends are no longer told by those it shared with."""
+        if self.shared:
+            mark_process_dead(os.getpid())
+
+    def text(self) -> bytes:
+        """All of it in Prometheus's text format."""
+        self._show_gates()
+        return generate_latest(self.registry)
+
+    def _reply(self, candidate: Candidate) -> None:
+        outcome = candidate.outcome
+        if not isinstance(outcome, Completion):
+            self.replies.labels(candidate.member, outcome.kind).inc()
+            return
+        self.replies.labels(candidate.member, "completed").inc()
+        self.latency.labels(candidate.member).observe(candidate.latency_s)
+        if outcome.usage:
+            self.tokens.labels(candidate.member, "input").inc(outcome.usage.input_tokens)
+            self.tokens.labels(candidate.member, "output").inc(outcome.usage.output_tokens)
+
+    def _answer(self, answer: Answer) -> None:
+        timings = answer.timings
+        self.stages.labels("fan_out").observe(timings.slowest_member_s)
+        self.stages.labels("scoring").observe(timings.scoring_s)
+        self.stages.labels("overhead").observe(timings.overhead_s)
+        self.total.observe(timings.total_s)
+        if answer.winner:
+            self.wins.labels(answer.winner.candidate.member).inc()
+        for candidate in answer.candidates:
+            if candidate.reward is not None:
+                self.rewards.labels(answer.scorer.name).observe(candidate.reward)
+        for step in answer.scorer.ladder:
+            self.steps.labels(step.name, step.outcome).inc()
+
+    def _show_gates(self) -> None:
+        for name, gate in self.gates.items():
+            self.calls.labels(name).set(gate.in_progress)
+            self.waiting.labels(name).set(gate.waiting)
+            for state in CIRCUITS:
+                self.circuits.labels(name, state).set(gate.circuit == state)

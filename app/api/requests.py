@@ -1,0 +1,77 @@
+"""What every request has: an id, a line in the log, a place in the counts."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.metrics import Metrics
+from app.logs import REQUEST_ID, request_id, traceparent
+
+log = logging.getLogger("starboard.access")
+
+SANE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+class Observed:
+    """Gives each request its id, the client's own if that is short and plain, and returns it as
+    `x-request-id`. The query is not logged: clients put keys there."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID, "")
+        id_ = given if SANE.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+        request_id.set(id_)  # each request is served in a context of its own
+        traceparent.set(headers.get("traceparent"))
+        started, status = time.perf_counter(), 500
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = id_
+            await send(message)
+
+        self.metrics.requests_in_progress.inc()
+        try:
+            await self.app(scope, receive, observed)
+        finally:
+            self.metrics.requests_in_progress.dec()
+            self._note(scope, status, time.perf_counter() - started)
+
+    def _note(self, scope: Scope, status: int, took_s: float) -> None:
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self.metrics.requests.labels(method, _route(scope), status).inc()
+        log.info(
+            "%s %s %d in %.3f s",
+            method,
+            scope["path"],
+            status,
+            took_s,
+            extra={
+                "method": method,
+                "path": scope["path"],
+                "status": status,
+                "duration_s": round(took_s, 6),
+            },
+        )
+
+
+def _route(scope: dict[str, Any] | Scope) -> str:
+    """The path as the route has it, `/answers/{id}`: one label for all answers, and for all paths
+    that lead nowhere."""
+    return getattr(scope.get("route"), "path", "none")

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.api import create_app
+from app.gates import CIRCUITS
+from app.settings import Settings
+from tests.conftest import settings
+from tests.fakes.mistral import MistralFake
+from tests.serving import serve
+
+Figures = dict[tuple[str, tuple[str, ...]], float]
+
+
+@pytest.fixture
+async def client(scripted: Settings) -> AsyncIterator[httpx2.AsyncClient]:
+    async with serve(create_app(scripted)) as client:
+        yield client
+
+
+async def scrape(client: httpx2.AsyncClient) -> Figures:
+    """By name and label values, in the order of the labels' names."""
+    reply = await client.get("/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=")
+    families = text_string_to_metric_families(reply.text)
+    return {
+        (sample.name.removeprefix("starboard_"), _values(sample.labels)): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def _values(labels: dict[str, str]) -> tuple[str, ...]:
+    return tuple(value for _, value in sorted(labels.items()))
+
+
+async def test_a_run_is_counted_by_member_stage_and_scorer(client: httpx2.AsyncClient) -> None:
+    for members in (["a", "b", "c"], ["a", "c"]):
+        body = {"prompt": "Which?", "members": members}
+        assert (await client.post("/answer", json=body)).status_code == 200
+    found = await scrape(client)
+    assert found["runs_total", ("full",)] == 2
+    assert found["runs_in_progress", ()] == 0
+    assert found["member_replies_total", ("a", "completed")] == 2
+    assert found["member_replies_total", ("b", "completed")] == 1
+    assert found["member_seconds_count", ("a",)] == 2
+    assert found["member_wins_total", ("b",)] == found["member_wins_total", ("c",)] == 1
+    rewards = [found["reward_bucket", (upto, "scripted")] for upto in ("0.0", "1.0", "2.0", "3.0")]
+    assert rewards == [0, 2, 4, 5]
+    assert found["scorer_runs_total", ("scored", "scripted")] == 2
+    for stage in ("fan_out", "scoring", "overhead"):
+        assert found["stage_seconds_count", (stage,)] == 2
+    assert 0 < found["run_seconds_sum", ()] < 10
+    assert found["http_requests_total", ("POST", "/answer", "200")] == 2
+
+
+async def test_routes_are_labels_and_ids_and_wrong_paths_are_not(
+    client: httpx2.AsyncClient,
+) -> None:
+    for path in ("/answers/ans_1", "/answers/ans_2", "/nowhere/1", "/nowhere/2"):
+        assert (await client.get(path)).status_code == 404
+    await client.request("BREW", "/answer")
+    found = await scrape(client)
+    assert found["http_requests_total", ("GET", "/answers/{id}", "404")] == 2
+    assert found["http_requests_total", ("GET", "none", "404")] == 2
+    assert {labels[0] for name, labels in found if name == "http_requests_total"} <= {
+        "GET",
+        "other",
+    }
+
+
+async def test_failures_tokens_and_the_circuit_are_told(database_url: str) -> None:
+    async with MistralFake() as mistral:
+        ours = settings(
+            database_url=database_url,
+            MISTRAL_API_KEY=mistral.api_key,
+            MISTRAL_BASE_URL=mistral.base_url,
+            breaker={"failures": 2},
+            scorer="embedded",
+        )
+        async with serve(create_app(ours)) as client:
+            assert (await ask(client)).status_code == 200
+            mistral.fail("unavailable_503")
+            for _ in range(2):
+                assert (await ask(client)).status_code == 502
+            found = await scrape(client)
+    assert found["member_replies_total", ("mistral", "overloaded")] == 1
+    assert found["member_replies_total", ("mistral", "unavailable")] == 1
+    assert found["member_tokens_total", ("output", "mistral")] > 0
+    assert found["runs_total", ("failed",)] == 2
+    assert [found["member_circuits", ("mistral", state)] for state in CIRCUITS] == [0, 1, 0]
+    assert found["member_calls_in_progress", ("mistral",)] == 0
+
+
+async def test_what_a_client_left_is_counted_as_cancelled(database_url: str) -> None:
+    async with MistralFake(delay_s=30) as mistral:
+        ours = settings(
+            database_url=database_url,
+            MISTRAL_API_KEY=mistral.api_key,
+            MISTRAL_BASE_URL=mistral.base_url,
+            scorer="embedded",
+        )
+        async with serve(create_app(ours)) as client:
+            with pytest.raises(httpx2.TimeoutException):
+                await client.post("/answer", json={"prompt": "Which?"}, timeout=0.5)
+            found: Figures = {}
+            while ("runs_total", ("cancelled",)) not in found:
+                found = await scrape(client)
+    assert found["runs_in_progress", ()] == 0
+    assert found["http_requests_in_progress", ()] == 1  # the scrape itself
+
+
+async def ask(client: httpx2.AsyncClient) -> Any:
+    return await client.post("/answer", json={"prompt": "Which?"})
