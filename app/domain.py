@@ -34,6 +34,7 @@ Scale = Literal["helpsteer", "scalar", "calibrated"]
 StepOutcome = Literal["scored", "partial", "failed", "off", "not_asked"]
 Quality = Literal["full", "degraded"]
 OnPartial = Literal["wait", "accept", "fail"]
+Thumb = Literal["up", "down"]
 
 # What a vendor says of a reply that it withheld.
 WITHHELD: tuple[FinishReason, ...] = ("refusal", "content_filter")
@@ -353,8 +354,25 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Feedback:
+    """What a person said of an answer, at least one thing of it.
+
+    `better` is the id of a candidate better than the chosen one. The rest is about the chosen
+    reply: `ratings` on the HelpSteer scale, and `corrected`, the text as it should have been.
+    """
+
+    id: str
+    created: datetime
+    better: str | None = None
+    thumb: Thumb | None = None
+    ratings: Attributes | None = None
+    corrected: str | None = None
+    comment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """The stored result of a run."""
+    """The stored result of a run, with what people have said of it since, oldest first."""
 
     id: str
     created: datetime
@@ -367,6 +385,7 @@ class Answer:
     quality: Quality
     missing: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    feedback: tuple[Feedback, ...] = ()
 
     @property
     def winner(self) -> ScoredCandidate | None:
