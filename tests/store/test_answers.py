@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,18 +19,6 @@ from app.errors import AnswerNotFoundError, ConfigurationError, StoreError
 from app.store import AnswerStore, schema
 from app.store import answers as answers_module
 from tests.samples import answer, competition, failed, scored
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[AnswerStore]:
-    url = database_url
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-    async with AnswerStore.open(url) as opened:
-        yield opened
-        async with opened.engine.begin() as connection:
-            await connection.execute(schema.candidates.delete())
-            await connection.execute(schema.answers.delete())
 
 
 async def test_an_answer_comes_back_as_it_was_saved(store: AnswerStore) -> None:
