@@ -371,6 +371,7 @@ class Settings(BaseSettings):
     deadline_s: float = Field(default=60, gt=0, le=600)
     max_tokens: int = Field(default=512, ge=1)
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
+    retention_days: float | None = Field(default=None, gt=0, le=36_500)
 
     anthropic_api_key: Key | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     gemini_api_key: Key | None = Field(
@@ -469,6 +470,11 @@ class Settings(BaseSettings):
         ):
             return tuple(_stand_down(seat) for seat in seats)
         return tuple(seats)
+
+    @property
+    def trainable(self) -> frozenset[str]:
+        """The members, seated or not, whose replies may train a model."""
+        return frozenset(seat.name for seat in self.seats if seat.trainable)
 
     @cached_property
     def ladder(self) -> tuple[ScorerSpec, ...]:

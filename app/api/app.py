@@ -12,10 +12,11 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app.api import answers, health, problems, scoring
+from app.api import answers, feedback, health, listing, problems, scoring
 from app.api.limits import BodyLimit
 from app.api.services import State
 from app.errors import ConfigurationError
+from app.retention import keeping
 from app.settings import Settings
 from app.wiring import Services, open_services
 
@@ -38,7 +39,10 @@ def create_app(settings: Settings) -> FastAPI:
         try:
             async with open_services(settings) as services:
                 _say_who_sits(services)
-                async with _self_check(services):
+                async with (
+                    _self_check(services),
+                    keeping(services.store, settings.retention_days),
+                ):
                     yield State(services=services, pings=health.pings_of(services))
         except ConfigurationError as error:
             log.critical("cannot start: %s", error)
@@ -55,6 +59,8 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.add_exception_handler(answers.ClientGoneError, answers.on_client_gone)
     app.include_router(answers.router)
+    app.include_router(listing.router)
+    app.include_router(feedback.router)
     app.include_router(scoring.router)
     app.include_router(health.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)

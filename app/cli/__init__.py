@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from app.cli import service
+from app.cli import data, service
 from app.cli.console import err
 from app.cli.scorers import scorers
 from app.cli.star import star
@@ -26,7 +26,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (service.serve, service.ask, service.score, service.models):
+for command in (
+    service.serve,
+    service.ask,
+    service.score,
+    service.models,
+    data.export,
+    data.erase,
+):
     app.command()(command)
 app.add_typer(scorers, name="scorer")
 app.add_typer(star, name="star")

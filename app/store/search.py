@@ -16,8 +16,8 @@ import binascii
 import re
 import secrets
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import (
@@ -62,7 +62,8 @@ Phrase = tuple[str, ...]
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which answers. `q` are words, all of which stand in the prompt or the chosen reply; those in
-    double quotes in that order. `member` wrote the chosen reply. `since` and `until` (exclusive)
+    double quotes in that order. `member` wrote the chosen reply;
+    `tags` are keys and values, all of which it has. `since` and `until` (exclusive)
     are times of asking, to the millisecond.
     """
 
@@ -70,7 +71,7 @@ class Filter:
     member: str | None = None
     strategy: str | None = None
     quality: Quality | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Iterable[tuple[str, str]] = ()
     feedback: bool | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -145,7 +146,7 @@ def newest(wanted: Filter, dialect: str, *, below: int | None, limit: int) -> Se
     listing = schema.listing
     number: ColumnElement[int] = listing.c.number
     found = select(listing.c.number, listing.c.answer_id)
-    for key, value in wanted.tags.items():
+    for key, value in wanted.tags:
         tags = schema.tags.alias()
         found = found.join(tags, tags.c.number == listing.c.number)
         found = found.where(tags.c.key == key, tags.c.value == value)

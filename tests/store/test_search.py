@@ -98,9 +98,10 @@ async def test_answers_of_one_moment_are_all_listed(store: AnswerStore) -> None:
         ({"strategy": "fuse"}, [2]),
         ({"quality": "degraded"}, [3]),
         ({"quality": "degraded", "member": "b"}, []),
-        ({"tags": {"user": "u1"}}, [4, 3]),
-        ({"tags": {"user": "u1", "app": "x"}}, [4]),
-        ({"tags": {"u1": "user"}}, []),
+        ({"tags": [("user", "u1")]}, [4, 3]),
+        ({"tags": [("user", "u1"), ("app", "x")]}, [4]),
+        ({"tags": [("user", "u1"), ("user", "u2")]}, []),
+        ({"tags": [("u1", "user")]}, []),
         ({"feedback": True}, [3]),
         ({"feedback": False}, [4, 2, 1, 0]),
         ({"since": START + timedelta(minutes=3)}, [4, 3]),
@@ -108,8 +109,8 @@ async def test_answers_of_one_moment_are_all_listed(store: AnswerStore) -> None:
         ({"since": START + timedelta(minutes=1), "until": START + timedelta(minutes=3)}, [2, 1]),
         ({"since": datetime(9999, 1, 1, tzinfo=UTC)}, []),
         ({"until": datetime(1, 1, 2, tzinfo=UTC)}, []),
-        ({"q": "why", "tags": {"user": "u1"}, "since": START + timedelta(minutes=4)}, [4]),
-        ({"q": "why", "tags": {"user": "u1"}, "feedback": True}, [3]),
+        ({"q": "why", "tags": [("user", "u1")], "since": START + timedelta(minutes=4)}, [4]),
+        ({"q": "why", "tags": [("user", "u1")], "feedback": True}, [3]),
     ],
 )
 async def test_filters(store: AnswerStore, wanted: dict[str, Any], numbers: list[int]) -> None:
@@ -229,8 +230,8 @@ async def test_erasing_by_tag_or_age(store: AnswerStore, monkeypatch: pytest.Mon
     """Over several pages, the last one full."""
     monkeypatch.setattr(answers_module, "PAGE", 2)
     await save(store, *(asked(n, tags={"user": f"u{n % 2}"}) for n in range(8)))
-    assert await store.erase_all(Filter(tags={"user": "u1"})) == 4
-    assert await store.erase_all(Filter(tags={"user": "u1"})) == 0
+    assert await store.erase_all(Filter(tags=[("user", "u1")])) == 4
+    assert await store.erase_all(Filter(tags=[("user", "u1")])) == 0
     assert await store.erase_all(Filter(until=START + timedelta(minutes=4))) == 2
     assert await found(store) == [6, 4]
 
@@ -257,6 +258,6 @@ async def test_answers_from_before_there_was_a_listing_are_found(
     async with store.engine.begin() as connection:
         await connection.run_sync(forget_and_migrate)
     assert await found(store, since=START + timedelta(minutes=1)) == [2, 1]
-    assert await found(store, q="sky light", tags={"user": "u1"}, member="a") == [1]
+    assert await found(store, q="sky light", tags=[("user", "u1")], member="a") == [1]
     page, _ = await store.newest(Filter(member="claude", since=START), limit=5)
     assert page == [saved[2]]
