@@ -123,13 +123,12 @@ def _labelled(answer: Answer, members: Members) -> Iterator[Row]:
         if text is None or not _from(members, scored):
             continue
         by_people = scored is answer.winner and rated
-        given = scored.score.outcome if scored.score else None
-        labels = _mean(rated) if by_people else given
-        if isinstance(labels, Attributes):
+        labels = _mean(rated) if by_people else _scores(answer, scored)
+        if labels:
             yield {
                 "prompt": _helpsteer(answer.prompt),
                 "response": text,
-                **asdict(labels),
+                **{name: min(max(label, 0.0), 4.0) for name, label in asdict(labels).items()},
                 "provenance": {
                     **_run(answer),
                     **_Reply(scored, text).source,
@@ -221,6 +220,13 @@ def _whole(scored: ScoredCandidate | None) -> _Reply | None:
     if scored is None or not isinstance(outcome, Completion) or outcome.finish_reason != "stop":
         return None
     return _Reply(scored, outcome.text)
+
+
+def _scores(answer: Answer, scored: ScoredCandidate) -> Attributes | None:
+    outcome = scored.score.outcome if scored.score else None
+    if answer.scorer.name in CANNOT_RANK or not isinstance(outcome, Attributes):
+        return None
+    return outcome
 
 
 def _mean(rated: list[Feedback]) -> Attributes:
