@@ -18,7 +18,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from rich.progress import track
@@ -56,7 +56,7 @@ STORED = 200  # answers whose storing is timed
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--answers", type=int, default=200_000)
+    parser.add_argument("--answers", type=int, default=200_000, help="some thousands")
     parser.add_argument("--url", help="an empty database; default: SQLite in a new folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -68,17 +68,15 @@ async def run(url: str, count: int) -> None:
     draw = random.Random(0)
     made = answers(draw)
     async with AnswerStore.open(url) as store:
-        await fill(store, itertools.islice(made, FEW), FEW)
+        await fill(store, made, FEW)
         few = await storing(store, made)
-        await fill(store, itertools.islice(made, max(count - FEW - STORED, 0)), count)
-        many = await storing(store, made)
+        await fill(store, made, count - FEW - STORED)
         await settle(store)
+        many = await storing(store, made)
         print(f"{store.engine.dialect.name}, {count:,} answers; first pages of 20, milliseconds")
         print(f"{'':34} median    p95")
         for name, wanted in searches(draw, count):
-            times = [
-                await timed(lambda w=wanted: store.newest(w(), limit=20)) for _ in range(ASKED)
-            ]  # type: ignore[misc]
+            times = [await timed(store.newest(wanted(), limit=20)) for _ in range(ASKED)]
             print(f"{name:32} {statistics.median(times):8.1f} {sorted(times)[-2]:6.1f}")
     print(
         f"storing an answer: {few:.2f} ms at {FEW:,}, {many:.2f} ms at {count:,}"
@@ -115,26 +113,26 @@ def searches(draw: random.Random, count: int) -> Iterator[tuple[str, Callable[[]
     yield "the older half, a frequent word", lambda: Filter(until=middle, q=words((0, 20)))
 
 
-async def timed(work: Callable[[], Awaitable[object]]) -> float:
+async def timed(work: Awaitable[object]) -> float:
     """Milliseconds."""
     began = time.perf_counter()
-    await work()
+    await work
     return (time.perf_counter() - began) * 1000
 
 
 async def storing(store: AnswerStore, made: Iterator[Answer]) -> float:
     """Milliseconds to store an answer, the median."""
     new = list(itertools.islice(made, STORED))
-    return statistics.median([await timed(lambda one=one: store.save(one)) for one in new])  # type: ignore[misc]
+    return statistics.median([await timed(store.save(one)) for one in new])
 
 
-async def fill(store: AnswerStore, made: Iterable[Answer], count: int) -> None:
+async def fill(store: AnswerStore, made: Iterator[Answer], count: int) -> None:
     """Put answers into the tables, many at a time; one in a hundred gets a thumb."""
-    batches = iter(lambda left=iter(made): list(itertools.islice(left, BATCH)), [])  # type: ignore[misc]
-    for batch in track(batches, f"{count:,} answers", count / BATCH, transient=True):
+    starts = range(0, count, BATCH)
+    for _ in track(starts, f"{count:,} answers", transient=True):
+        batch = list(itertools.islice(made, BATCH))
         listed = [(one, new_number(one.created)) for one in batch]
         listing = [rows.listing_row(one, number) for one, number in listed]
-        words = indexed(store.engine.dialect.name, 0, "")
         async with store.engine.begin() as connection:
             await connection.execute(insert(schema.answers), [rows.answer_row(o) for o in batch])
             candidates = [row for one in batch for row in rows.candidate_rows(one)]

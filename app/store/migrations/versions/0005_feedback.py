@@ -121,5 +121,10 @@ def _list_what_is_there() -> None:
             connection.execute(sa.insert(listing).values(values))
             for key, value in row.tags.items():
                 connection.execute(sa.insert(tags).values(number=number, key=key, value=value))
-            text = document([m["content"] for m in row.messages], (winner and winner.text) or "")
-            connection.execute(indexed(connection.dialect.name, number, text))
+            words = document(
+                [message["content"] for message in row.messages],
+                (winner and winner.text) or "",
+                winner and winner.member,
+                row.tags.items(),
+            )
+            connection.execute(indexed(connection.dialect.name, number, words))
