@@ -174,7 +174,6 @@ def newest(wanted: Filter, dialect: str, *, below: int | None, limit: int) -> Se
         found = found.join(WORDS, number == listing.c.number)
         marks = ((mark,) for mark in _marks(wanted.member, wanted.tags))
         found = found.where(_hold(dialect, (*phrases_of(wanted.q), *marks)))
-    # Order and bounds are put on the number of the index that leads, which SQLite asks for.
     exact = {
         "member": wanted.member,
         "strategy": wanted.strategy,
@@ -182,10 +181,13 @@ def newest(wanted: Filter, dialect: str, *, below: int | None, limit: int) -> Se
         "has_feedback": wanted.feedback,
     }
     found = found.where(*(listing.c[n] == v for n, v in exact.items() if v is not None))
-    if below is not None:
-        found = found.where(number < below)
-    if wanted.since:
-        found = found.where(number >= first_number(wanted.since))
-    if wanted.until:
-        found = found.where(number < first_number(wanted.until))
+    # The order is that of the index that leads, as SQLite asks for. The bounds are put on all, for
+    # PostgreSQL merges from the ends of both.
+    for one in (listing.c.number, number):
+        if below is not None:
+            found = found.where(one < below)
+        if wanted.since:
+            found = found.where(one >= first_number(wanted.since))
+        if wanted.until:
+            found = found.where(one < first_number(wanted.until))
     return found.order_by(number.desc()).limit(limit)
