@@ -34,7 +34,12 @@ def asked(
     """An answer of that minute, won by that member with that reply."""
     one = competition(number, scored(member, 2.0, text=reply), scored("z", 1.0), minute=number)
     selection = replace(one.selection, winner=f"comp_{number}_0", strategy=strategy)
-    defaults = {"prompt": prompt(question), "selection": selection, "quality": "full", "tags": {}}
+    defaults: dict[str, Any] = {
+        "prompt": prompt(question),
+        "selection": selection,
+        "quality": "full",
+        "tags": {},
+    }
     return replace(one, **(defaults | values))
 
 

@@ -113,7 +113,7 @@ def _list_what_is_there() -> None:
             values = {
                 "number": number,
                 "answer_id": row.id,
-                "member": winner and winner.member,
+                "member": winner.member if winner else None,
                 "strategy": row.selection["strategy"],
                 "quality": row.quality,
                 "has_feedback": False,
@@ -123,8 +123,8 @@ def _list_what_is_there() -> None:
                 connection.execute(sa.insert(tags).values(number=number, key=key, value=value))
             words = document(
                 [message["content"] for message in row.messages],
-                (winner and winner.text) or "",
-                winner and winner.member,
+                (winner.text if winner else None) or "",
+                winner.member if winner else None,
                 row.tags.items(),
             )
             connection.execute(indexed(connection.dialect.name, number, words))
