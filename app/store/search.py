@@ -42,8 +42,9 @@ from app.store import schema
 # million such pairs; the second is then not stored, and its client told so.
 SLOT_BITS = 21
 LAST = 2**63 - 1
-# A tsvector holds at most a megabyte: so many characters of the conversation, and of the reply.
-INDEXED = 50_000
+# Of the conversation, and of the reply: a tsvector holds a megabyte and counts places to 16,383.
+CHARACTERS = 50_000
+WORDS_EACH = 8_000
 
 _OWN_WORDS = re.compile(r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
 _WORD = re.compile(r"[^\W_]+")
@@ -131,8 +132,9 @@ def document(
     turns: Sequence[str], reply: str, member: str | None, tags: Iterable[tuple[str, str]]
 ) -> str:
     # From the end: the last turn is the one that the reply answers.
-    words = words_of("\n".join(turns)[-INDEXED:]) + words_of(reply[:INDEXED])
-    return " ".join((*words, *_marks(member, tags)))
+    asked = words_of("\n".join(turns)[-CHARACTERS:])[-WORDS_EACH:]
+    replied = words_of(reply[:CHARACTERS])[:WORDS_EACH]
+    return " ".join((*asked, *replied, *_marks(member, tags)))
 
 
 def _marks(member: str | None, tags: Iterable[tuple[str, str]]) -> Iterator[str]:
