@@ -34,6 +34,7 @@ Scale = Literal["helpsteer", "scalar", "calibrated"]
 StepOutcome = Literal["scored", "partial", "failed", "off", "not_asked"]
 Quality = Literal["full", "degraded"]
 OnPartial = Literal["wait", "accept", "fail"]
+Thumb = Literal["up", "down"]
 
 # What a vendor says of a reply that it withheld.
 WITHHELD: tuple[FinishReason, ...] = ("refusal", "content_filter")
@@ -356,9 +357,27 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Feedback:
+    """What a person said of an answer, at least one thing of it.
+
+    `better` is the id of a candidate better than the chosen one. The rest is about the chosen
+    reply: `ratings` on the HelpSteer scale, and `corrected`, the text as it should have been.
+    """
+
+    id: str
+    created: datetime
+    better: str | None = None
+    thumb: Thumb | None = None
+    ratings: Attributes | None = None
+    corrected: str | None = None
+    comment: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """The stored result of a run. `cost_usd` is that of every call made for it, to members and
-    scorers, also of those that came to nothing; None if it is not known."""
+    """The stored result of a run, with what people have said of it since, oldest first. `cost_usd`
+    is that of every call made for it, to members and scorers, also of those that came to nothing;
+    None if it is not known."""
 
     id: str
     created: datetime
@@ -372,6 +391,7 @@ class Answer:
     missing: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     cost_usd: float | None = None
+    feedback: tuple[Feedback, ...] = ()
 
     @property
     def winner(self) -> ScoredCandidate | None:

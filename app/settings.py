@@ -414,6 +414,7 @@ class Settings(BaseSettings):
     keep_alive_s: float = Field(default=5, gt=0)
     max_tokens: int = Field(default=512, ge=1)
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
+    retention_days: float | None = Field(default=None, gt=0, le=36_500)
 
     auth: Literal["auto", "off"] = "auto"
     prices: dict[str, PriceSpec] = Field(default_factory=dict)
@@ -529,6 +530,11 @@ class Settings(BaseSettings):
         ):
             return tuple(_stand_down(seat) for seat in seats)
         return tuple(seats)
+
+    @property
+    def trainable(self) -> frozenset[str]:
+        """The members, seated or not, whose replies may train a model."""
+        return frozenset(seat.name for seat in self.seats if seat.trainable)
 
     @cached_property
     def ladder(self) -> tuple[ScorerSpec, ...]:

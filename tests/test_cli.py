@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -73,6 +74,61 @@ def test_score_shows_a_row_for_each_reply() -> None:
     rows = json.loads(run("score", "Which?", "second", "unknown", "--json"))["scores"]
     assert [row["reward"] for row in rows] == [2.0, None]
     assert rows[1]["failure"]["message"] == "scripted: no reward is written for it"
+
+
+@pytest.mark.usefixtures("board")
+def test_stored_answers_are_exported_and_erased() -> None:
+    run("ask", "Which?", "--json")
+    run("ask", "Which?", "--json", "--member", "b")
+    rows = [json.loads(line) for line in run("export").splitlines()]
+    assert [row["provenance"]["member"] for row in rows] == ["a", "b"]
+    Path("starboard.toml").write_text(BOARD.replace("[members.b]", "[members.b]\ntrainable=false"))
+    rows = [json.loads(line) for line in run("export", "--format", "sft").splitlines()]
+    assert [row["provenance"]["member"] for row in rows] == ["a"]
+    result = CliRunner().invoke(app, ["export", "--all-members"])
+    assert [json.loads(line)["completion"] for line in result.stdout.splitlines()][1:] == [
+        [{"role": "assistant", "content": "second"}]
+    ]
+    assert "forbid" in result.stderr
+    run("erase", rows[0]["provenance"]["answer"])
+    assert run("export") == ""
+
+
+@pytest.mark.usefixtures("board")
+def test_answers_are_erased_by_tag() -> None:
+    tagged = [replace(competition(n, scored("a", 1.0)), tags={"user": f"u{n}"}) for n in (1, 2)]
+
+    async def save() -> None:
+        async with AnswerStore.open("sqlite+aiosqlite:///answers.db") as store:
+            for one in tagged:
+                await store.save(one)
+
+    asyncio.run(save())
+    result = CliRunner().invoke(app, ["erase", "--tag", "user=u1"])
+    assert "1 answers erased" in result.stderr
+
+
+@pytest.mark.usefixtures("board")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "say which answers"),
+        (("ans_1", "--tag", "a=b"), "say which answers"),
+        (("--tag", "user"), "--tag user=u1"),
+        (("ans_1",), "there is no answer ans_1"),
+    ],
+)
+def test_erasing_must_say_what(
+    arguments: tuple[str, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["starboard", "erase", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("board")

@@ -12,7 +12,16 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
-from app.api import answers, connections, health, openai, problems, scoring
+from app.api import (
+    answers,
+    connections,
+    feedback,
+    health,
+    listing,
+    openai,
+    problems,
+    scoring,
+)
 from app.api.draining import drain_on_sigterm
 from app.api.limits import BodyLimit
 from app.api.metrics import Metrics
@@ -20,6 +29,7 @@ from app.api.requests import Observed
 from app.api.security import check_door
 from app.api.services import State
 from app.errors import ConfigurationError
+from app.retention import keeping
 from app.settings import Settings
 from app.wiring import Services, open_services
 
@@ -47,7 +57,10 @@ def create_app(settings: Settings) -> FastAPI:
                 _say_who_sits(services)
                 metrics.gates = services.ensemble.gates
                 with drain_on_sigterm(settings.drain_s) as draining:
-                    async with _self_check(services):
+                    async with (
+                        _self_check(services),
+                        keeping(services.store, settings.retention_days),
+                    ):
                         yield State(
                             services=services,
                             pings=health.pings_of(services),
@@ -72,6 +85,8 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     app.add_exception_handler(connections.ClientGoneError, connections.on_client_gone)
     app.include_router(answers.router)
+    app.include_router(listing.router)
+    app.include_router(feedback.router)
     app.include_router(scoring.router)
     app.include_router(openai.router)
     app.include_router(health.router)

@@ -32,6 +32,7 @@ from app.domain import (
     Completion,
     Failure,
     FailureKind,
+    Feedback,
     FinishReason,
     Message,
     OnPartial,
@@ -45,10 +46,12 @@ from app.domain import (
     ScoredReply,
     ScorerInfo,
     StepOutcome,
+    Thumb,
     Usage,
     Weights,
     WinRate,
 )
+from app.errors import InvalidRequestError
 from app.gates import Circuit, Gate
 from app.settings import Seat
 
@@ -281,6 +284,57 @@ SCORE_EXAMPLES: dict[str, Example] = {
 }
 
 
+Rating = Annotated[int, Field(ge=0, le=4)]
+
+
+class RatingsRequest(_Request):
+    """The chosen reply on the HelpSteer scale (docs/data.md says what each number means)."""
+
+    helpfulness: Rating
+    correctness: Rating
+    coherence: Rating
+    complexity: Rating
+    verbosity: Rating
+
+
+class FeedbackRequest(_Request):
+    """What a person says of an answer: at least one thing."""
+
+    better: Annotated[str, Field(max_length=40)] | None = Field(
+        default=None, description="Id of a candidate that is better than the chosen one."
+    )
+    thumb: Thumb | None = None
+    ratings: RatingsRequest | None = None
+    corrected: Filled | None = Field(
+        default=None, description="The chosen reply as it should have been."
+    )
+    comment: Filled | None = None
+
+    @model_validator(mode="after")
+    def _something_is_said(self) -> Self:
+        if self == FeedbackRequest.model_construct():
+            raise ValueError("say at least one of better, thumb, ratings, corrected, comment")
+        return self
+
+    def to_feedback(self, answer: Answer, id_: str, created: datetime) -> Feedback:
+        """The feedback, if it can be said of that answer; raises `InvalidRequestError`."""
+        winner = answer.winner
+        if winner is None:
+            for name in ("thumb", "ratings", "corrected"):
+                if getattr(self, name) is not None:
+                    raise InvalidRequestError(name, "no reply was chosen that it could be about")
+        if self.better is not None:
+            named = (c.candidate for c in answer.candidates if c.candidate.id == self.better)
+            candidate = next(named, None)
+            if candidate is None or isinstance(candidate.outcome, Failure):
+                raise InvalidRequestError("better", "the answer has no reply of that id")
+            if winner and candidate.id == winner.candidate.id:
+                raise InvalidRequestError("better", "that is the reply that was chosen")
+        ratings = Attributes(**self.ratings.model_dump()) if self.ratings else None
+        plain = self.model_dump(exclude={"ratings"})
+        return Feedback(id=id_, created=created, ratings=ratings, **plain)
+
+
 class AttributesDocument(BaseModel):
     helpfulness: float
     correctness: float
@@ -394,6 +448,51 @@ class AnswerDocument(BaseModel):
     tags: dict[str, str]
 
 
+class FeedbackDocument(BaseModel):
+    """What a person said of an answer; `ratings` are 0-4."""
+
+    id: str
+    created: datetime
+    better: str | None
+    thumb: Thumb | None
+    ratings: AttributesDocument | None
+    corrected: str | None
+    comment: str | None
+
+
+class FeedbackListDocument(BaseModel):
+    """All that was said of an answer, oldest first."""
+
+    feedback: list[FeedbackDocument]
+
+
+SHOWN = 300  # characters of a text in a list
+
+
+class SummaryDocument(BaseModel):
+    """An answer in a list; `GET /answers/{id}` has the rest."""
+
+    id: str
+    created: datetime
+    prompt: str = Field(description=f"The last turn, its first {SHOWN} characters.")
+    answer: str | None = Field(description=f"The chosen reply, its first {SHOWN} characters.")
+    member: str | None
+    model: str | None
+    reward: float | None
+    scorer: str
+    strategy: str
+    quality: Quality
+    tags: dict[str, str]
+    feedback: int = Field(description="How often something was said of it.")
+
+
+class SummariesDocument(BaseModel):
+    """A page of answers, newest first; `next` is the `cursor` of the next page, null at the end."""
+
+    answers: list[SummaryDocument]
+    next: str | None
+
+
 class ReplyScoreDocument(BaseModel):
     """One reply's score; `failure` says why there is none."""
 
@@ -476,6 +575,29 @@ def answer_document(answer: Answer) -> AnswerDocument:
         timings=TimingsDocument(**asdict(answer.timings)),
         tags=dict(answer.tags),
     )
+
+
+def summary_document(answer: Answer) -> SummaryDocument:
+    winner = answer.winner
+    outcome = winner.candidate.outcome if winner else None
+    return SummaryDocument(
+        id=answer.id,
+        created=answer.created,
+        prompt=answer.prompt.turns[-1].content[:SHOWN],
+        answer=outcome.text[:SHOWN] if isinstance(outcome, Completion) else None,
+        member=winner.candidate.member if winner else None,
+        model=winner.candidate.model if winner else None,
+        reward=winner.reward if winner else None,
+        scorer=answer.scorer.name,
+        strategy=answer.selection.strategy,
+        quality=answer.quality,
+        tags=dict(answer.tags),
+        feedback=len(answer.feedback),
+    )
+
+
+def feedback_document(said: Feedback) -> FeedbackDocument:
+    return FeedbackDocument.model_validate(asdict(said))
 
 
 def scores_document(info: ScorerInfo, replies: Sequence[ScoredReply]) -> ScoresDocument:

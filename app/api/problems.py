@@ -208,10 +208,11 @@ async def _internal_error(_: Request, error: Exception) -> JSONResponse:
 
 
 def _field(location: Sequence[str | int]) -> str:
-    """`("body", "messages", 0, "role")` as `messages.0.role`; the body itself is `body`.
+    """`("body", "messages", 0, "role")` as `messages.0.role`, `("query", "q")` as `q`; the body
+    itself is `body`.
 
     Tags of unions stand in brackets and are no part of a field's name; a bare number is a place
     in a body that is no JSON.
     """
-    inside = [str(part) for part in location if part != "body" and not str(part).startswith("(")]
+    inside = [str(part) for part in location[1:] if not str(part).startswith("(")]
     return ".".join(inside) if inside and not inside[0].isdigit() else "body"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from app.cli import service
+from app.cli import data, service
 from app.cli.console import err
 from app.cli.keys import keys
 from app.cli.scorers import scorers
@@ -27,7 +27,15 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for command in (service.serve, service.migrate, service.ask, service.score, service.models):
+for command in (
+    service.serve,
+    service.migrate,
+    service.ask,
+    service.score,
+    service.models,
+    data.export,
+    data.erase,
+):
     app.command()(command)
 app.add_typer(keys, name="keys")
 app.add_typer(scorers, name="scorer")

@@ -472,12 +472,11 @@ def problems(
 
     _refuse_existing(out)
     board = settings()
-    trainable = frozenset(seat.name for seat in board.seats if seat.trainable)
-    found = asyncio.run(_stored_problems(board, trainable))
+    found = asyncio.run(_stored_problems(board))
     if not found:
         raise ConfigurationError(
             "no stored answer was won by a member whose replies may train a model; those are"
-            f" {', '.join(sorted(trainable)) or 'none'}"
+            f" {', '.join(sorted(board.trainable)) or 'none'}"
         )
     write_rows(out, map(as_row, found))
     err.print(Text(f"{out} has {len(found):,} problems without an answer."))
@@ -511,12 +510,12 @@ def _problems(source: str, seed: int, *, drop_duplicates: bool) -> tuple[str, li
     return path.name, read_problems(path, "drop" if drop_duplicates else "refuse")
 
 
-async def _stored_problems(board: Settings, trainable: frozenset[str]) -> list[Problem]:
+async def _stored_problems(board: Settings) -> list[Problem]:
     from app.star.problems import open_problems
     from app.store import AnswerStore
 
     async with AnswerStore.open(board.database_url) as store:
-        return await open_problems(store.answers(), trainable)
+        return await open_problems(store.answers(), board.trainable)
 
 
 def _stage(

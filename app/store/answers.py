@@ -1,11 +1,11 @@
-"""`AnswerStore`: save and get answers, on SQLite or any database SQLAlchemy speaks async."""
+"""`AnswerStore`: save, find and erase answers, on SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,10 @@ from sqlalchemy import (
     BindParameter,
     Connection,
     Select,
+    Table,
     bindparam,
     case,
+    delete,
     event,
     func,
     insert,
@@ -27,14 +29,16 @@ from sqlalchemy import (
     select,
     text,
     tuple_,
+    update,
 )
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from app.domain import CANNOT_RANK, WITHHELD, Answer, WinRate
+from app.domain import CANNOT_RANK, WITHHELD, Answer, Feedback, WinRate
 from app.errors import AnswerNotFoundError, ConfigurationError, StoreError
 from app.store import rows, schema
+from app.store.search import Filter, cursor_of, document_of, indexed, new_number, newest, number_at
 
 log = logging.getLogger("starboard")
 
@@ -82,55 +86,108 @@ class AnswerStore:
             await engine.dispose()
 
     async def save(self, answer: Answer) -> None:
-        """Keep an answer. It is on disk when this returns."""
+        """Keep an answer. It is on disk, and found by its words, when this returns."""
+        number = new_number(answer.created)
+        words = indexed(self.engine.dialect.name, number, document_of(answer))
         with _failures():
             async with self.engine.begin() as connection:
                 await connection.execute(insert(schema.answers), rows.answer_row(answer))
                 await connection.execute(insert(schema.candidates), rows.candidate_rows(answer))
+                await connection.execute(insert(schema.listing), rows.listing_row(answer, number))
+                if tags := rows.tag_rows(answer, number):
+                    await connection.execute(insert(schema.tags), tags)
+                await connection.execute(words)
 
     async def get(self, answer_id: str) -> Answer:
         """The answer of that id; raises `AnswerNotFoundError`."""
-        answers, candidates = schema.answers, schema.candidates
-        if not ID.fullmatch(answer_id):
-            raise AnswerNotFoundError("there is no answer of that id")
-        one = select(answers).where(answers.c.id == answer_id)
-        its = select(candidates).where(candidates.c.answer_id == answer_id)
+        one = select(schema.answers).where(schema.answers.c.id == _checked(answer_id))
         with _failures():
             async with self.engine.connect() as connection:
-                row = (await connection.execute(one)).mappings().one_or_none()
-                ordered = await connection.execute(its.order_by(candidates.c.position))
-                candidate_rows = ordered.mappings().all()
-        if row is None:
+                found = await _read(connection, one)
+        if not found:
             raise AnswerNotFoundError(f"there is no answer {answer_id}")
-        return rows.answer_from(row, candidate_rows)
+        return found[0]
 
     async def answers(self) -> AsyncIterator[Answer]:
         """All answers, oldest first, without holding the database while one is looked at.
 
         One that is stored meanwhile may be missed, if its run had begun before the last one read.
         """
-        last: rows.Row | None = None
-        while page := await self._page_after(last):
-            for row, candidate_rows in page:
-                yield rows.answer_from(row, candidate_rows)
-            last, _ = page[-1]
+        key = tuple_(schema.answers.c.created, schema.answers.c.id)
+        first = select(schema.answers).order_by(*key).limit(PAGE)
+        page = await self._page(first)
+        while page:
+            for answer in page:
+                yield answer
+            page = await self._page(first.where(key > (page[-1].created, page[-1].id)))
 
-    async def _page_after(self, last: rows.Row | None) -> list[tuple[rows.Row, list[rows.Row]]]:
-        answers, candidates = schema.answers, schema.candidates
-        key = tuple_(answers.c.created, answers.c.id)
-        page = select(answers).order_by(answers.c.created, answers.c.id).limit(PAGE)
-        if last:
-            page = page.where(key > (last["created"], last["id"]))
-        its: dict[str, list[rows.Row]] = defaultdict(list)
+    async def _page(self, wanted: Select[*tuple[Any, ...]]) -> list[Answer]:
         with _failures():
             async with self.engine.connect() as connection:
-                found = (await connection.execute(page)).mappings().all()
-                ids = [row["id"] for row in found]
-                of_these = select(candidates).where(candidates.c.answer_id.in_(ids))
-                ordered = await connection.execute(of_these.order_by(candidates.c.position))
-                for row in ordered.mappings():
-                    its[row["answer_id"]].append(row)
-        return [(row, its[row["id"]]) for row in found]
+                return await _read(connection, wanted)
+
+    async def newest(
+        self, wanted: Filter, *, limit: int, cursor: str | None = None
+    ) -> tuple[list[Answer], str | None]:
+        """A page of the answers wanted, newest first, and the cursor of the next, None at the end.
+
+        Raises `InvalidRequestError` if the cursor is none of ours, or `q` has no words.
+        """
+        below = number_at(cursor) if cursor is not None else None
+        page = newest(wanted, self.engine.dialect.name, below=below, limit=limit + 1)
+        with _failures():
+            async with self.engine.connect() as connection:
+                if self.engine.dialect.name != "sqlite":
+                    # How often a word stands there decides between two ways to look for it: a
+                    # plan made without the word may be the wrong one.
+                    await connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
+                numbers = {row.answer_id: row.number for row in await connection.execute(page)}
+                ids = list(numbers)[:limit]
+                these = select(schema.answers).where(schema.answers.c.id.in_(ids))
+                found = {answer.id: answer for answer in await _read(connection, these)}
+        more = len(numbers) > limit
+        # One that was erased a moment ago is listed no more.
+        return [found[id_] for id_ in ids if id_ in found], (
+            cursor_of(numbers[ids[-1]]) if more else None
+        )
+
+    async def add_feedback(self, answer_id: str, said: Feedback) -> None:
+        """Keep what a person said of a stored answer."""
+        of_it = schema.listing.c.answer_id == answer_id
+        with _failures():
+            async with self.engine.begin() as connection:
+                row = rows.feedback_row(answer_id, said)
+                await connection.execute(insert(schema.feedback), row)
+                marked = update(schema.listing).where(of_it).values(has_feedback=True)
+                await connection.execute(marked)
+
+    async def erase(self, answer_id: str) -> None:
+        """Delete an answer with all that belongs to it; raises `AnswerNotFoundError`."""
+        if not await self._erase([_checked(answer_id)]):
+            raise AnswerNotFoundError(f"there is no answer {answer_id}")
+
+    async def erase_all(self, wanted: Filter) -> int:
+        """Delete the answers wanted with all that belongs to them; how many there were.
+
+        A few at a time, so that answers can be stored meanwhile. A failure on the way leaves some
+        of them; the same call again goes on.
+        """
+        page = newest(wanted, self.engine.dialect.name, below=None, limit=PAGE)
+        erased = 0
+        while True:
+            with _failures():
+                async with self.engine.connect() as connection:
+                    ids = [row.answer_id for row in await connection.execute(page)]
+            if not ids:
+                return erased
+            erased += await self._erase(ids)
+
+    async def _erase(self, ids: Sequence[str]) -> int:
+        """The rows of other tables, and those of the full-text index, go with the answers'."""
+        with _failures():
+            async with self.engine.begin() as connection:
+                gone = delete(schema.answers).where(schema.answers.c.id.in_(ids))
+                return (await connection.execute(gone)).rowcount
 
     async def win_rates(self, members: Sequence[str]) -> dict[str, WinRate]:
         """How often each of these members' replies had the highest reward; whoever has not
@@ -152,6 +209,35 @@ class AnswerStore:
         with _failures():
             async with self.engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
+
+
+def _checked(answer_id: str) -> str:
+    """The id, if it can be one: a database may refuse to look for what it cannot hold."""
+    if not ID.fullmatch(answer_id):
+        raise AnswerNotFoundError("there is no answer of that id")
+    return answer_id
+
+
+async def _read(connection: AsyncConnection, wanted: Select[*tuple[Any, ...]]) -> list[Answer]:
+    """Whole answers from a selection of their rows, in its order."""
+    found = (await connection.execute(wanted)).mappings().all()
+    ids = [row["id"] for row in found]
+    candidates = await _its(connection, schema.candidates, ids, "position")
+    feedback = await _its(connection, schema.feedback, ids, "created", "id")
+    return [rows.answer_from(row, candidates[row["id"]], feedback[row["id"]]) for row in found]
+
+
+async def _its(
+    connection: AsyncConnection, table: Table, ids: Sequence[str], *order: str
+) -> Mapping[str, list[rows.Row]]:
+    """A table's rows by the answer they belong to."""
+    of_these = select(table).where(table.c.answer_id.in_(ids))
+    its: dict[str, list[rows.Row]] = defaultdict(list)
+    for row in (
+        await connection.execute(of_these.order_by(*(table.c[name] for name in order)))
+    ).mappings():
+        its[row["answer_id"]].append(row)
+    return its
 
 
 def _win_rates(members: Sequence[str]) -> Select[str, int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from app.domain import (
@@ -14,6 +14,7 @@ from app.domain import (
     Candidate,
     Completion,
     Failure,
+    Feedback,
     LadderStep,
     Message,
     Plan,
@@ -59,11 +60,41 @@ def candidate_rows(answer: Answer) -> list[Row]:
     ]
 
 
-def answer_from(row: Row, candidate_rows: Sequence[Row]) -> Answer:
+def listing_row(answer: Answer, number: int) -> Row:
+    return {
+        "number": number,
+        "answer_id": answer.id,
+        "member": answer.winner.candidate.member if answer.winner else None,
+        "strategy": answer.selection.strategy,
+        "quality": answer.quality,
+        "has_feedback": False,
+    }
+
+
+def tag_rows(answer: Answer, number: int) -> list[Row]:
+    return [{"number": number, "key": k, "value": v} for k, v in answer.tags.items()]
+
+
+def feedback_row(answer_id: str, said: Feedback) -> Row:
+    return {
+        "id": said.id,
+        "answer_id": answer_id,
+        "created": said.created,
+        "better": said.better,
+        "thumb": said.thumb,
+        **_attribute_columns(said.ratings),
+        "corrected": said.corrected,
+        "comment": said.comment,
+    }
+
+
+def answer_from(
+    row: Row, candidate_rows: Sequence[Row], feedback_rows: Sequence[Row] = ()
+) -> Answer:
     selection = row["selection"]
     return Answer(
         id=row["id"],
-        created=row["created"].replace(tzinfo=row["created"].tzinfo or UTC),  # SQLite drops it
+        created=_utc(row["created"]),
         prompt=Prompt(
             tuple(Message(**message) for message in row["messages"]),
             row["max_tokens"],
@@ -78,7 +109,24 @@ def answer_from(row: Row, candidate_rows: Sequence[Row]) -> Answer:
         missing=tuple(row["missing"]),
         tags=row["tags"],
         cost_usd=row["cost_usd"],
+        feedback=tuple(_feedback_from(said) for said in feedback_rows),
     )
+
+
+def _feedback_from(row: Row) -> Feedback:
+    return Feedback(
+        id=row["id"],
+        created=_utc(row["created"]),
+        better=row["better"],
+        thumb=row["thumb"],
+        ratings=_attributes_from(row),
+        corrected=row["corrected"],
+        comment=row["comment"],
+    )
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=moment.tzinfo or UTC)  # SQLite drops it
 
 
 def _plan_from(plan: Row) -> Plan:
@@ -133,13 +181,17 @@ def _outcome_columns(outcome: Completion | Failure) -> Row:
 
 def _score_columns(score: Score | None) -> Row:
     outcome = score.outcome if score else None
-    attributes = asdict(outcome) if isinstance(outcome, Attributes) else {}
     return {
         "score_note": score.note if score else None,
         "score_latency_s": score.latency_s if score else None,
-        **{name: attributes.get(name) for name in ATTRIBUTES},
+        **_attribute_columns(outcome),
         **_failure_columns("score_failure", outcome),
     }
+
+
+def _attribute_columns(outcome: object) -> Row:
+    attributes = asdict(outcome) if isinstance(outcome, Attributes) else {}
+    return {name: attributes.get(name) for name in ATTRIBUTES}
 
 
 def _failure_columns(prefix: str, outcome: object) -> Row:
@@ -164,11 +216,15 @@ def _score_from(row: Row) -> Score | None:
     if row["score_latency_s"] is None:
         return None
     outcome: Attributes | ScalarReward | Failure | None = _failure_from("score_failure", row)
-    if outcome is None and row["helpfulness"] is not None:
-        outcome = Attributes(**{name: row[name] for name in ATTRIBUTES})
     if outcome is None:
-        outcome = ScalarReward(row["reward"])
+        outcome = _attributes_from(row) or ScalarReward(row["reward"])
     return Score(outcome, row["score_note"], row["score_latency_s"])
+
+
+def _attributes_from(row: Row) -> Attributes | None:
+    if row["helpfulness"] is None:
+        return None
+    return Attributes(**{name: row[name] for name in ATTRIBUTES})
 
 
 def _failure_from(prefix: str, row: Row) -> Failure | None:

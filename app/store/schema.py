@@ -127,3 +127,50 @@ idempotency = Table(
     Column("created", DateTime(timezone=True), nullable=False),
     Index(None, "created"),
 )
+
+# What answers are found by: a row for each, and the table `words` beside it, which is no table
+# that SQLAlchemy knows (see `search.WORDS`). The number of an answer stands for its time.
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")  # its 64 bits are called INTEGER there
+
+listing = Table(
+    "listing",
+    metadata,
+    Column("number", _NUMBER, primary_key=True, autoincrement=False),
+    Column("answer_id", ForeignKey("answers.id", ondelete="CASCADE"), nullable=False),
+    Column("member", String(200)),
+    Column("strategy", String(32), nullable=False),
+    Column("quality", String(16), nullable=False),
+    Column("has_feedback", Boolean, nullable=False),
+    Index(None, "answer_id", unique=True),
+    Index(None, "member", "number"),
+    Index(None, "strategy", "number"),
+    Index(None, "quality", "number"),
+    Index(None, "has_feedback", "number"),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, primary_key=True),
+    Column("number", ForeignKey("listing.number", ondelete="CASCADE"), primary_key=True),
+    Index(None, "number"),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("answer_id", ForeignKey("answers.id", ondelete="CASCADE"), nullable=False),
+    Column("created", DateTime(timezone=True), nullable=False),
+    Column("better", String(40)),
+    Column("thumb", String(8)),
+    Column("helpfulness", Float),
+    Column("correctness", Float),
+    Column("coherence", Float),
+    Column("complexity", Float),
+    Column("verbosity", Float),
+    Column("corrected", Text),
+    Column("comment", Text),
+    Index(None, "answer_id"),
+)

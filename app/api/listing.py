@@ -1,0 +1,122 @@
+"""`GET` and `DELETE /answers`, `DELETE /answers/{id}`, `GET /export`: what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import StreamingResponse
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
+
+from app import export
+from app.api.documents import SummariesDocument, Text, summary_document
+from app.api.feedback import AnswerId
+from app.api.problems import responses
+from app.api.security import needs
+from app.api.services import Live
+from app.domain import Quality
+from app.store import Filter
+
+router = APIRouter(tags=["stored answers"])
+
+JSON_LINES = "application/jsonl"
+
+TagFilter = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^:\x00]*:[^\x00]*$", max_length=1024),
+    Field(examples=["user:u1"]),
+]
+TAGS = "`key:value`, parted by the first colon; an answer must have all that are given."
+
+
+class ListQuery(BaseModel):
+    """Which answers, and which page of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    q: Annotated[Text, StringConstraints(max_length=1000)] | None = Field(
+        default=None,
+        description="Words that stand in the prompt or the chosen reply; phrases in quotes.",
+    )
+    member: Annotated[Text, StringConstraints(max_length=200)] | None = Field(
+        default=None, description="Who wrote the chosen reply."
+    )
+    strategy: Annotated[Text, StringConstraints(max_length=32)] | None = None
+    quality: Quality | None = None
+    tag: list[TagFilter] = Field(default=[], max_length=16, description=TAGS)
+    feedback: bool | None = Field(default=None, description="Whether anything was said of it.")
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = Field(default=None, description="Exclusive.")
+    limit: int = Field(default=20, ge=1, le=100)
+    cursor: str | None = Field(default=None, max_length=40, description="The `next` of a page.")
+
+    def to_filter(self) -> Filter:
+        plain = self.model_dump(exclude={"tag", "limit", "cursor"})
+        return Filter(tags=_tags(self.tag), **plain)
+
+
+class ErasedDocument(BaseModel):
+    erased: int = Field(description="How many answers there were.")
+
+
+@router.get(
+    "/answers", responses=responses(401, 403, 422, 503), dependencies=[Depends(needs("read"))]
+)
+async def list_answers(wanted: Annotated[ListQuery, Query()], live: Live) -> SummariesDocument:
+    """Stored answers, newest first."""
+    page, cursor = await live.store.newest(
+        wanted.to_filter(), limit=wanted.limit, cursor=wanted.cursor
+    )
+    return SummariesDocument(answers=list(map(summary_document, page)), next=cursor)
+
+
+@router.delete(
+    "/answers", responses=responses(401, 403, 422, 503), dependencies=[Depends(needs("admin"))]
+)
+async def erase_answers(
+    tag: Annotated[list[TagFilter], Query(min_length=1, max_length=16, description=TAGS)],
+    live: Live,
+) -> ErasedDocument:
+    """Erase the answers with these tags, with candidates, feedback and what they are found by."""
+    return ErasedDocument(erased=await live.store.erase_all(Filter(tags=_tags(tag))))
+
+
+@router.delete(
+    "/answers/{id}",
+    status_code=204,
+    responses=responses(401, 403, 404, 503),
+    dependencies=[Depends(needs("admin"))],
+)
+async def erase_answer(answer_id: AnswerId, live: Live) -> None:
+    """Erase an answer, with candidates, feedback and what it is found by."""
+    await live.store.erase(answer_id)
+
+
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {JSON_LINES: {"schema": {"type": "string"}}}},
+        **responses(401, 403, 422, 503),
+    },
+    dependencies=[Depends(needs("admin"))],
+)
+async def export_rows(
+    shape: Annotated[export.Format, Query(alias="format")], live: Live
+) -> StreamingResponse:
+    """All answers as rows to train from, as JSON lines, oldest first (docs/data.md). Only replies
+    of members whose `trainable` is true."""
+    await live.store.ping()  # what fails later can only break off the stream
+    lines = export.lines(live.store.answers(), shape, live.settings.trainable)
+    return StreamingResponse(lines, media_type=JSON_LINES)
+
+
+def _tags(written: Sequence[str]) -> list[tuple[str, str]]:
+    return [(key, value) for key, _, value in (tag.partition(":") for tag in written)]

@@ -1,0 +1,79 @@
+"""`starboard export` and `starboard erase`: what is stored, written out and taken away."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from app.cli.console import err, settings
+from app.errors import ConfigurationError
+from app.export import Format
+
+if TYPE_CHECKING:
+    from app.export import Members
+    from app.settings import Settings
+
+
+def export(
+    *,
+    shape: Annotated[Format, typer.Option("--format", help="What the rows are for.")] = "sft",
+    all_members: Annotated[
+        bool,
+        typer.Option("--all-members", help="Also replies of members that are not `trainable`."),
+    ] = False,
+) -> None:
+    """Print the stored answers as rows to train from, as JSON lines (docs/data.md).
+
+    Only replies of members whose `trainable` is true.
+    """
+    board = settings()
+    if all_members:
+        err.print(
+            "[yellow]Replies of all members are written. The terms of some forbid training a model"
+            " on them, or tie it to conditions: read those first."
+        )
+    count = asyncio.run(_export(board, shape, None if all_members else board.trainable))
+    err.print(Text(f"{count:,} rows."))
+    if not count and not all_members:
+        err.print(Text(f"Trainable members: {', '.join(sorted(board.trainable)) or 'none'}."))
+
+
+def erase(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of answers.")] = None,
+    *,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(help="Erase the answers with this tag, as user=u1. Repeated: with all."),
+    ] = None,
+) -> None:
+    """Erase stored answers, with candidates, feedback and what they are found by."""
+    if bool(ids) == bool(tag):
+        raise ConfigurationError("say which answers: their ids, or a --tag")
+    pairs = [(key, value) for key, given, value in (t.partition("=") for t in tag or ()) if given]
+    if len(pairs) < len(tag or ()):
+        raise ConfigurationError("a tag has a key and a value, as in --tag user=u1")
+    err.print(Text(f"{asyncio.run(_erase(settings(), ids or [], pairs)):,} answers erased."))
+
+
+async def _export(board: Settings, shape: Format, members: Members) -> int:
+    from app.export import lines
+    from app.store import AnswerStore
+
+    count = 0
+    async with AnswerStore.open(board.database_url) as store:
+        async for line in lines(store.answers(), shape, members):
+            typer.echo(line, nl=False)
+            count += 1
+    return count
+
+
+async def _erase(board: Settings, ids: list[str], tags: list[tuple[str, str]]) -> int:
+    from app.store import AnswerStore, Filter
+
+    async with AnswerStore.open(board.database_url) as store:
+        for id_ in ids:
+            await store.erase(id_)
+        return len(ids) + (await store.erase_all(Filter(tags=tags)) if tags else 0)

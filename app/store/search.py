@@ -1,0 +1,195 @@
+"""Finding stored answers: the newest first, by what they are and by their words.
+
+Each answer has a number made of the time it was begun, so that the order of the numbers is that of
+time: a range of time is a range of numbers, a page goes on below the last number of the one
+before, and the full-text index of either database is read in that order, never sorted.
+
+The words are cut out here, alike for SQLite's FTS5 and PostgreSQL's tsvector: what is found does
+not depend on the database. No stemming, for the language is not known; every ideograph and kana
+is a word of its own, so that Chinese and Japanese are found without a dictionary.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import secrets
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Insert,
+    Select,
+    column,
+    func,
+    insert,
+    literal_column,
+    select,
+    table,
+)
+
+from app.domain import Answer, Completion, Quality
+from app.errors import InvalidRequestError
+from app.store import schema
+
+# The low bits of a number tell answers of one millisecond apart. Two of them meet once in two
+# million such pairs; the second is then not stored, and its client told so.
+SLOT_BITS = 21
+LAST = 2**63 - 1
+# Of the conversation, and of the reply: a tsvector holds a megabyte and counts places to 16,383.
+CHARACTERS = 50_000
+WORDS_EACH = 8_000
+
+_OWN_WORDS = re.compile(r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
+_WORD = re.compile(r"[^\W_]+")
+_PHRASE = re.compile(r'"([^"]*)"|(\S+)')
+
+# The full-text index, which is no table that SQLAlchemy knows: FTS5's on SQLite, which has a
+# `rowid`, and on PostgreSQL one with a `number`.
+WORDS = table(
+    "words", column("rowid", BigInteger), column("number", BigInteger), column("document")
+)
+# PostgreSQL's configuration without stemming and stop words.
+_SIMPLE: ColumnElement[str] = literal_column("'simple'::regconfig")
+
+Phrase = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which answers. `q` are words, all of which stand in the prompt or the chosen reply; those in
+    double quotes in that order. `member` wrote the chosen reply;
+    `tags` are keys and values, all of which it has. `since` and `until` (exclusive)
+    are times of asking, to the millisecond.
+    """
+
+    q: str | None = None
+    member: str | None = None
+    strategy: str | None = None
+    quality: Quality | None = None
+    tags: Iterable[tuple[str, str]] = ()
+    feedback: bool | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+def first_number(moment: datetime) -> int:
+    """The least number of an answer begun at that moment."""
+    return min(max(int(moment.timestamp() * 1000), 0) << SLOT_BITS, LAST)
+
+
+def new_number(created: datetime) -> int:
+    return first_number(created) | secrets.randbits(SLOT_BITS)
+
+
+def cursor_of(number: int) -> str:
+    return base64.urlsafe_b64encode(number.to_bytes(8)).decode().rstrip("=")
+
+
+def number_at(cursor: str) -> int:
+    """The number a cursor stands for; raises `InvalidRequestError`."""
+    try:
+        number = int.from_bytes(base64.b64decode(f"{cursor}=", altchars="-_", validate=True))
+    except (binascii.Error, ValueError):
+        number = LAST + 1
+    if number > LAST or cursor != cursor_of(number):
+        raise InvalidRequestError("cursor", "it is not the `next` of a page")
+    return number
+
+
+def words_of(text: str) -> Phrase:
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return tuple(_WORD.findall(_OWN_WORDS.sub(r" \1 ", plain)))
+
+
+def phrases_of(q: str) -> tuple[Phrase, ...]:
+    """What to look for; raises `InvalidRequestError` if that is nothing."""
+    found = tuple(words for m in _PHRASE.finditer(q) if (words := words_of(m[1] or m[2] or "")))
+    if not found:
+        raise InvalidRequestError("q", "it holds no word to look for")
+    return found
+
+
+def document_of(answer: Answer) -> str:
+    """What an answer is found by: the conversation, the chosen reply, its member and its tags."""
+    winner = answer.winner
+    outcome = winner.candidate.outcome if winner else None
+    return document(
+        [message.content for message in answer.prompt.messages],
+        outcome.text if isinstance(outcome, Completion) else "",
+        winner.candidate.member if winner else None,
+        answer.tags.items(),
+    )
+
+
+def document(
+    turns: Sequence[str], reply: str, member: str | None, tags: Iterable[tuple[str, str]]
+) -> str:
+    # From the end: the last turn is the one that the reply answers.
+    asked = words_of("\n".join(turns)[-CHARACTERS:])[-WORDS_EACH:]
+    replied = words_of(reply[:CHARACTERS])[:WORDS_EACH]
+    return " ".join((*asked, *replied, *_marks(member, tags)))
+
+
+def _marks(member: str | None, tags: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Words that stand for what an answer is: with these the index itself finds the few answers
+    of one user among the many with a frequent word. Whether they tell the truth the tables say.
+    """
+    named = [("member", member)] if member is not None else []
+    for mark in (*named, *tags):
+        yield "m" + hashlib.sha256("\0".join(mark).encode()).hexdigest()[:16]
+
+
+def indexed(dialect: str, number: int, words: str) -> Insert:
+    """The statement that puts these words of an answer into the index."""
+    if dialect == "sqlite":
+        return insert(WORDS).values(rowid=number, document=words)
+    return insert(WORDS).values(number=number, document=func.to_tsvector(_SIMPLE, words))
+
+
+def _hold(dialect: str, phrases: tuple[Phrase, ...]) -> ColumnElement[bool]:
+    if dialect == "sqlite":
+        wanted = " ".join(f'"{" ".join(phrase)}"' for phrase in phrases)
+        return WORDS.c.document.bool_op("MATCH")(wanted)
+    each = (" <-> ".join(f"'{word}'" for word in phrase) for phrase in phrases)
+    return WORDS.c.document.bool_op("@@")(func.to_tsquery(_SIMPLE, f"({') & ('.join(each)})"))
+
+
+def newest(wanted: Filter, dialect: str, *, below: int | None, limit: int) -> Select[int, str]:
+    """Numbers and ids of the answers wanted, newest first, under the number `below`."""
+    listing = schema.listing
+    number: ColumnElement[int] = listing.c.number
+    found = select(listing.c.number, listing.c.answer_id)
+    for key, value in wanted.tags:
+        tags = schema.tags.alias()
+        found = found.join(tags, tags.c.number == listing.c.number)
+        found = found.where(tags.c.key == key, tags.c.value == value)
+        number = tags.c.number
+    if wanted.q is not None:
+        number = WORDS.c.rowid if dialect == "sqlite" else WORDS.c.number
+        found = found.join(WORDS, number == listing.c.number)
+        marks = ((mark,) for mark in _marks(wanted.member, wanted.tags))
+        found = found.where(_hold(dialect, (*phrases_of(wanted.q), *marks)))
+    exact = {
+        "member": wanted.member,
+        "strategy": wanted.strategy,
+        "quality": wanted.quality,
+        "has_feedback": wanted.feedback,
+    }
+    found = found.where(*(listing.c[n] == v for n, v in exact.items() if v is not None))
+    # The order is that of the index that leads, as SQLite asks for. The bounds are put on all, for
+    # PostgreSQL merges from the ends of both.
+    for one in (listing.c.number, number):
+        if below is not None:
+            found = found.where(one < below)
+        if wanted.since:
+            found = found.where(one >= first_number(wanted.since))
+        if wanted.until:
+            found = found.where(one < first_number(wanted.until))
+    return found.order_by(number.desc()).limit(limit)
