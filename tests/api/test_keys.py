@@ -122,7 +122,7 @@ def test_no_route_is_open_by_oversight(scripted: Settings) -> None:
         for path, methods in document["paths"].items()
         if not all("security" in operation for operation in methods.values())
     }
-    assert open_paths == {"/healthz", "/readyz"}
+    assert open_paths == {"/healthz", "/readyz", "/metrics"}
 
 
 async def started(app: FastAPI) -> None:

@@ -257,7 +257,7 @@ async def test_answers_from_before_there_was_a_listing_are_found(
         config = Config()
         config.set_main_option("script_location", str(answers_module.MIGRATIONS))
         config.attributes["connection"] = connection
-        command.stamp(config, "0003")
+        command.stamp(config, "0004")
         command.upgrade(config, "head")
 
     async with store.engine.begin() as connection:
