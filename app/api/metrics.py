@@ -60,8 +60,9 @@ class Metrics:
             return Counter(f"starboard_{name}", says, labels, registry=own)
 
         def gauge(name: str, says: str, *labels: str) -> Gauge:
-            mode = "livesum"
-            return Gauge(f"starboard_{name}", says, labels, registry=own, multiprocess_mode=mode)
+            return Gauge(
+                f"starboard_{name}", says, labels, registry=own, multiprocess_mode="livesum"
+            )
 
         def histogram(
             name: str, says: str, *labels: str, buckets: tuple[float, ...] = SECONDS
