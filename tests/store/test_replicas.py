@@ -178,9 +178,14 @@ async def test_rate_and_concurrency_are_those_of_all_processes_together(
     _, headers = await replicas.key(concurrency=5)
     replicas.host.requests.clear()
     replicas.host.delay_s = 3
-    responses = await replicas.all_at_once(headers)
-    assert statuses(responses) == {200: 5, 429: CLIENTS - 5}
-    assert len(replicas.host.requests) == 5
+    sent = asyncio.ensure_future(replicas.all_at_once(headers))
+    at_a_time = 0
+    while not sent.done():
+        at_a_time = max(at_a_time, replicas.host.in_progress)
+        await asyncio.sleep(0.005)
+    assert at_a_time == 5
+    assert set(statuses(await sent)) == {200, 429}
+    assert statuses(await sent)[200] == len(replicas.host.requests)
 
 
 async def test_one_fan_out_for_an_idempotency_key(replicas: Replicas) -> None:
@@ -201,7 +206,7 @@ async def test_what_a_killed_process_held_is_free_when_its_lease_ends(replicas: 
     key, headers = await replicas.key(concurrency=2)
     returned = [r.json()["id"] for r in await replicas.all_at_once(headers, 1)]
     replicas.host.delay_s = 30
-    body, named = {**PROMPT, "deadline_s": 2}, {**headers, "idempotency-key": "k"}
+    body, named = {**PROMPT, "deadline_s": 5}, {**headers, "idempotency-key": "k"}
     before = time.monotonic()
     hanging = [
         asyncio.ensure_future(replicas.clients[0].post("/answer", json=body, headers=named_so))
@@ -216,8 +221,8 @@ async def test_what_a_killed_process_held_is_free_when_its_lease_ends(replicas: 
     assert refused.status_code == 429
     while (r := await other.post("/answer", json=body, headers=named)).status_code != 200:
         assert r.status_code in (409, 429)
-        assert time.monotonic() - before < 20
-    assert time.monotonic() - before > 11  # two seconds' run, and ten of grace
+        assert time.monotonic() - before < 60
+    assert time.monotonic() - before > 14  # five seconds' run, and ten of grace
     both = [await other.post("/answer", json=body, headers=headers) for _ in range(2)]
     assert statuses(both) == {200: 2}
     for id_ in returned:
