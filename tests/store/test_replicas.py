@@ -120,7 +120,8 @@ def url_in(log: Path) -> str | None:
 
 @asynccontextmanager
 async def opened(urls: list[str]) -> AsyncIterator[list[httpx2.AsyncClient]]:
-    limits = httpx2.Limits(max_connections=CLIENTS)
+    # Connections are not used again: uvicorn may close an idle one just as a request is sent.
+    limits = httpx2.Limits(max_connections=CLIENTS, max_keepalive_connections=0)
     one, two = (httpx2.AsyncClient(base_url=url, timeout=60, limits=limits) for url in urls)
     async with one, two:
         yield [one, two]
@@ -134,7 +135,7 @@ async def test_a_budget_is_never_passed_and_every_cent_is_booked(replicas: Repli
     [one] = await replicas.all_at_once((await replicas.key())[1], 1)
     cost = round(one.json()["cost_usd"] * NANO)
     replicas.host.delay_s = 0.05
-    budget = 20 * cost + 1_100_000  # the most that one run may cost, and some
+    budget = 20 * cost + 250_000  # the most that a run of 20 tokens may cost, and some
     key, headers = await replicas.key(budget=budget)
     seen: list[int] = []
     over = asyncio.Event()
@@ -148,7 +149,7 @@ async def test_a_budget_is_never_passed_and_every_cent_is_booked(replicas: Repli
     answered: list[httpx2.Response] = []
     async with asyncio.timeout(120):
         while True:
-            responses = await replicas.all_at_once(headers)
+            responses = await replicas.all_at_once(headers, max_tokens=20)
             assert set(statuses(responses)) <= {200, 402, 429}
             answered += [r for r in responses if r.status_code == 200]
             if statuses(responses)[402] == CLIENTS:
@@ -177,9 +178,14 @@ async def test_rate_and_concurrency_are_those_of_all_processes_together(
     _, headers = await replicas.key(concurrency=5)
     replicas.host.requests.clear()
     replicas.host.delay_s = 3
-    responses = await replicas.all_at_once(headers)
-    assert statuses(responses) == {200: 5, 429: CLIENTS - 5}
-    assert len(replicas.host.requests) == 5
+    sent = asyncio.ensure_future(replicas.all_at_once(headers))
+    at_a_time = 0
+    while not sent.done():
+        at_a_time = max(at_a_time, replicas.host.in_progress)
+        await asyncio.sleep(0.005)
+    assert at_a_time == 5
+    assert set(statuses(await sent)) == {200, 429}
+    assert statuses(await sent)[200] == len(replicas.host.requests)
 
 
 async def test_one_fan_out_for_an_idempotency_key(replicas: Replicas) -> None:
@@ -200,7 +206,7 @@ async def test_what_a_killed_process_held_is_free_when_its_lease_ends(replicas: 
     key, headers = await replicas.key(concurrency=2)
     returned = [r.json()["id"] for r in await replicas.all_at_once(headers, 1)]
     replicas.host.delay_s = 30
-    body, named = {**PROMPT, "deadline_s": 2}, {**headers, "idempotency-key": "k"}
+    body, named = {**PROMPT, "deadline_s": 5}, {**headers, "idempotency-key": "k"}
     before = time.monotonic()
     hanging = [
         asyncio.ensure_future(replicas.clients[0].post("/answer", json=body, headers=named_so))
@@ -215,8 +221,8 @@ async def test_what_a_killed_process_held_is_free_when_its_lease_ends(replicas: 
     assert refused.status_code == 429
     while (r := await other.post("/answer", json=body, headers=named)).status_code != 200:
         assert r.status_code in (409, 429)
-        assert time.monotonic() - before < 20
-    assert time.monotonic() - before > 11  # two seconds' run, and ten of grace
+        assert time.monotonic() - before < 60
+    assert time.monotonic() - before > 14  # five seconds' run, and ten of grace
     both = [await other.post("/answer", json=body, headers=headers) for _ in range(2)]
     assert statuses(both) == {200: 2}
     for id_ in returned:
