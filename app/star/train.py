@@ -197,7 +197,7 @@ def _sft(model: Any, tokenizer: Any, rows: Sequence[Row], training: Training, fo
                 folder,
                 training.learning_rate,
                 rows=len(rows),
-                epochs=max(training.epochs, training.min_steps * training.batch / len(rows)),
+                epochs=max(training.epochs, training.min_steps / -(-len(rows) // training.batch)),
             ),
             max_length=training.max_tokens,
             completion_only_loss=True,
@@ -245,7 +245,7 @@ def _arguments(
             " batch on each device): choose a multiple of it"
         )
     cuda = torch.cuda.is_available()
-    steps = max(1, round(epochs * rows / training.batch))
+    steps = max(1, round(epochs * -(-rows // training.batch)))
     return {
         "output_dir": str(folder),
         "num_train_epochs": epochs,

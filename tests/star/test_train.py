@@ -59,6 +59,30 @@ def test_a_memorizable_set_is_memorized(tmp_path: Path, family: str) -> None:
     assert not {path.suffix for path in out.iterdir()} & {".bin", ".pt"}
 
 
+@pytest.mark.parametrize(("rows", "steps"), [(1, 7), (4, 7), (3, 7)])
+def test_few_rows_are_passed_over_until_there_are_steps_enough(
+    tmp_path: Path, rows: int, steps: int
+) -> None:
+    base = save_causal(tmp_path / "base", "llama")
+    few = TrainingRows(ROWS.supervised[:rows])
+    plan = replace(BY_HEART, epochs=1, min_steps=7, batch=2 if rows == 3 else 4, micro_batch=2)
+    told: list[tuple[int, int]] = []
+    train(str(base), few, plan, tmp_path / "adapter", lambda *said: told.append(said))
+    assert told[-1] == (steps, steps)
+
+
+def test_rows_that_would_be_cut_off_are_left_out_and_counted(tmp_path: Path) -> None:
+    base = save_causal(tmp_path / "base", "llama")
+    long = [{**ROWS.supervised[0], "completion": [{"role": "assistant", "content": "a" * 400}]}]
+    plan = replace(BY_HEART, epochs=1)
+    out = tmp_path / "adapter"
+    losses = train(str(base), TrainingRows([*ROWS.supervised, *long]), plan, out, silent)
+    assert losses["too_long"] == 1
+    assert json.loads((out / "losses.json").read_text()) == losses
+    with pytest.raises(DataError, match="raise --max-row-tokens"):
+        train(str(base), TrainingRows(long), plan, tmp_path / "other", silent)
+
+
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_linear_layer_of_attention_and_feed_forward_is_adapted(
     tmp_path: Path, family: str
