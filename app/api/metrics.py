@@ -33,7 +33,7 @@ from app.domain import (
 )
 from app.gates import CIRCUITS, Gate
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # a second series for each one, which Prometheus has no use for
+disable_created_metrics()  # a second series for each one, which Prometheus has no use for
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 # A reward of five attributes lies between -1.3 and 7.9 under the default weights; a raw scalar
@@ -54,7 +54,7 @@ class Metrics:
         self.registry = own = CollectorRegistry()
         if shared:
             self.registry = CollectorRegistry()
-            MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
+            MultiProcessCollector(self.registry)
 
         def counter(name: str, says: str, *labels: str) -> Counter:
             return Counter(f"starboard_{name}", says, labels, registry=own)
