@@ -129,10 +129,10 @@ def _openai_type(status: int) -> str:
 
 def install(app: FastAPI) -> None:
     """Every error of the app leaves as a problem document."""
-    app.add_exception_handler(RequestError, _exception)
+    app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _exception)
+    app.add_exception_handler(Exception, _internal_error)
 
 
 def problem_of(error: Exception) -> Problem:
@@ -159,9 +159,9 @@ def problem_of(error: Exception) -> Problem:
     return problem
 
 
-async def _exception(_: Request, error: Exception) -> JSONResponse:
-    headers = error_headers(error) if isinstance(error, RequestError) else None
-    return problem_response(problem_of(error), headers)
+async def _request_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestError)
+    return problem_response(problem_of(error), error_headers(error))
 
 
 def error_headers(error: RequestError) -> dict[str, str]:
@@ -204,7 +204,7 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
 async def _internal_error(_: Request, error: Exception) -> JSONResponse:
     # Sent from outside of every middleware, so the id is set here.
     headers = {REQUEST_ID: id_} if (id_ := request_id.get()) else {}
-    return problem_response(Problem(title="Internal Server Error", status=500), headers)
+    return problem_response(problem_of(error), headers)
 
 
 def _field(location: Sequence[str | int]) -> str:
