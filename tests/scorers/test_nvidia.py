@@ -95,7 +95,8 @@ async def test_calls_queue_for_their_turn() -> None:
     assert at[4] >= 0.4
     # The turns given out; when a busy machine wakes their callers is another matter.
     turns = list(limit._starts)
-    assert all(later - earlier >= 0.2 for earlier, later in zip(turns, turns[2:], strict=False))
+    apart = [later - earlier for earlier, later in zip(turns, turns[2:], strict=False)]
+    assert min(apart) >= 0.2 - 1e-6  # differences of large clock readings are rounded
 
 
 async def test_a_queue_that_is_too_long_is_not_joined() -> None:
