@@ -151,8 +151,8 @@ def init(
         typer.Option(help="The same for coherence.", rich_help_panel=KEEPING),
     ] = 2.0,
     epochs: Annotated[
-        float, typer.Option(min=0.01, help="Passes over the rows.", rich_help_panel=TRAINING)
-    ] = 3.0,
+        int, typer.Option(min=1, help="Passes over the rows.", rich_help_panel=TRAINING)
+    ] = 3,
     min_steps: Annotated[
         int,
         typer.Option(

@@ -55,7 +55,7 @@ class Training:
     keeps so few rows that it would learn nothing (the paper begins with 40 steps, of any rows).
     """
 
-    epochs: float = 3.0
+    epochs: int = 3
     min_steps: int = 20
     learning_rate: float = 2e-4
     batch: int = 16
@@ -197,7 +197,7 @@ def _sft(model: Any, tokenizer: Any, rows: Sequence[Row], training: Training, fo
                 folder,
                 training.learning_rate,
                 rows=len(rows),
-                epochs=max(training.epochs, training.min_steps / -(-len(rows) // training.batch)),
+                epochs=_passes(training, len(rows)),
             ),
             max_length=training.max_tokens,
             completion_only_loss=True,
@@ -208,6 +208,13 @@ def _sft(model: Any, tokenizer: Any, rows: Sequence[Row], training: Training, fo
         processing_class=tokenizer,
         peft_config=_lora(model, training),
     )
+
+
+def _passes(training: Training, rows: int) -> int:
+    """As many as were asked for, or as `min_steps` take. Whole ones: a training that ended within
+    an epoch makes one step too many when it is begun again at its last checkpoint."""
+    steps_of_one = -(-rows // training.batch)
+    return max(training.epochs, -(-training.min_steps // steps_of_one))
 
 
 def _dpo(model: Any, tokenizer: Any, rows: Sequence[Row], training: Training, folder: Path) -> Any:
@@ -232,7 +239,7 @@ def _dpo(model: Any, tokenizer: Any, rows: Sequence[Row], training: Training, fo
 
 
 def _arguments(
-    training: Training, folder: Path, learning_rate: float, *, rows: int, epochs: float
+    training: Training, folder: Path, learning_rate: float, *, rows: int, epochs: int
 ) -> dict[str, Any]:
     import torch
     from accelerate import PartialState
@@ -245,7 +252,7 @@ def _arguments(
             " batch on each device): choose a multiple of it"
         )
     cuda = torch.cuda.is_available()
-    steps = max(1, round(epochs * -(-rows // training.batch)))
+    steps = epochs * -(-rows // training.batch)
     return {
         "output_dir": str(folder),
         "num_train_epochs": epochs,

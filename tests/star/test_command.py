@@ -205,7 +205,7 @@ def test_the_board_s_answers_become_problems_and_their_replies_are_kept_by_rewar
     options = [*given, "--per-iteration", "999", "--out", "run", "--scorer", "scripted"]
     with pytest.raises(ConfigurationError, match="name a scorer and the least reward"):
         star("init", *options)
-    shown = star("run", *options, "--min-reward", "1", "--epochs", "0.5")
+    shown = star("run", *options, "--min-reward", "1", "--epochs", "1")
     assert "not scored" in shown  # what the base wrote for it
     assert "reward-filtered" not in shown.partition("Dropped in")[2]
     (kept,) = [one for one in rationales() if one["origin"] == "reward-filtered" and one["reward"]]

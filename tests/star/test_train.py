@@ -59,7 +59,7 @@ def test_a_memorizable_set_is_memorized(tmp_path: Path, family: str) -> None:
     assert not {path.suffix for path in out.iterdir()} & {".bin", ".pt"}
 
 
-@pytest.mark.parametrize(("rows", "steps"), [(1, 7), (4, 7), (3, 7)])
+@pytest.mark.parametrize(("rows", "steps"), [(1, 7), (4, 7), (3, 8)])
 def test_few_rows_are_passed_over_until_there_are_steps_enough(
     tmp_path: Path, rows: int, steps: int
 ) -> None:
