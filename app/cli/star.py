@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
@@ -550,6 +551,28 @@ def _to_the_end(stages: Coroutine[Any, Any, T]) -> T:
         raise SystemExit(128 + signal.SIGINT) from None
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Raise `ConfigurationError` if another command is at work on the run: a child that outlived
+    its killed parent, say. Processes that train together are one command."""
+    from filelock import FileLock, Timeout
+
+    if "RANK" in os.environ:
+        yield
+        return
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigurationError(
+            f"another process is at work on {folder}: let it end, or end it"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _board(method: Method, engine: Engine) -> AbstractAsyncContextManager[Board]:
     return Board.open(needed=bool(method.teachers or method.scorer or engine.host))
 
@@ -561,7 +584,7 @@ async def _opened(folder: Path, *, scoring: bool = False) -> AsyncIterator[Run]:
     from app.star.loop import method_of, open_run
 
     method, engine = method_of(folder), Engine.of(folder)
-    with bar() as progress:
+    with _alone(folder), bar() as progress:
         tasks: dict[str, TaskID] = {}
 
         def tell(stage: str, done: int, total: int) -> None:

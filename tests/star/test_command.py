@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from app.cli import app
@@ -86,6 +87,16 @@ def test_the_stages_one_by_one(tmp_path: Path, given: list[str]) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*.json*")}
     star("run", *given, "--out", "run")
     assert {path: path.read_bytes() for path in run.rglob("*.json*")} == before
+
+
+def test_one_command_at_a_time_works_on_a_run(tmp_path: Path, given: list[str]) -> None:
+    star("init", *given, "--out", "run")
+    with (
+        FileLock(tmp_path / "run" / "lock"),
+        pytest.raises(ConfigurationError, match="another process is at work on run"),
+    ):
+        star("sample", "run")
+    star("sample", "run")
 
 
 def test_a_roll_back_is_one_command(tmp_path: Path, given: list[str]) -> None:
