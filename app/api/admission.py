@@ -6,14 +6,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import Header, Request
 from pydantic import BaseModel
 
-from app.domain import Answer
+from app.domain import Answer, Listener, Plan, Prompt
 from app.ensemble import STORE_GRACE_S
 from app.errors import InProgressError, InvalidRequestError, StoreError
 from app.metering import Meter
@@ -61,6 +62,26 @@ async def admitted(
         booking = live.keys.settle(lease, meter.spent)
         said = f"{lease.key_id}: {meter.spent} nano-dollars are not booked"
         await asyncio.shield(_or_logged(booking, said))
+
+
+def run_for(
+    live: Services,
+    caller: ApiKey | None,
+    prompt: Prompt,
+    plan: Plan,
+    *,
+    tags: Mapping[str, str],
+    id_: str,
+) -> Callable[..., Coroutine[Any, Any, Answer]]:
+    """A run of the board within the caller's limits, to be called with a listener or without."""
+    ensemble = live.ensemble
+
+    async def run(listener: Listener | None = None) -> Answer:
+        quote = partial(ensemble.quote, prompt, plan)
+        async with admitted(live, caller, quote, plan.deadline_s) as meter:
+            return await ensemble.answer(prompt, plan, listener, tags=tags, meter=meter, id_=id_)
+
+    return run
 
 
 async def _or_logged(work: Awaitable[None], said: str) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Annotated, Any, assert_never
 
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
 from fastapi.sse import format_sse_event
 
-from app.api.admission import IdempotencyKey, admitted, once, refuse_key_with_stream
+from app.api.admission import IdempotencyKey, once, refuse_key_with_stream, run_for
 from app.api.connections import KEEP_ALIVE, EventStream, Step, follow, while_connected
 from app.api.documents import (
     EXAMPLES,
@@ -22,7 +21,7 @@ from app.api.documents import (
 from app.api.problems import problem_of, responses
 from app.api.security import MayAnswer, count_hop, needs
 from app.api.services import Live
-from app.domain import Answer, Completed, Failed, Listener, Scored, ScoredCandidate, Started
+from app.domain import Answer, Completed, Failed, Scored, ScoredCandidate, Started
 from app.ensemble import new_id
 
 router = APIRouter(tags=["answers"])
@@ -67,13 +66,7 @@ async def answer(
     prompt = body.to_prompt(settings.max_tokens)
     plan = body.to_plan(ensemble.members, settings.deadline_s)
     id_ = new_id("ans")
-
-    async def run(listener: Listener | None = None) -> Answer:
-        quote = partial(ensemble.quote, prompt, plan)
-        async with admitted(live, caller, quote, plan.deadline_s) as meter:
-            tags = body.tags or {}
-            return await ensemble.answer(prompt, plan, listener, tags=tags, meter=meter, id_=id_)
-
+    run = run_for(live, caller, prompt, plan, tags=body.tags or {}, id_=id_)
     if body.stream:
         refuse_key_with_stream(key)
         live_run = await follow(run, settings.keep_alive_s)

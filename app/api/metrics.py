@@ -117,25 +117,23 @@ class Metrics:
     @contextmanager
     def watch(self) -> Iterator[Listener]:
         """A `Watch` on one run."""
-        outcome = "failed"
+        outcome = quality = "failed"
 
         def listen(event: Event) -> None:
-            nonlocal outcome
+            nonlocal quality
             match event:
                 case Completed(candidate) | Failed(candidate):
                     self._reply(candidate)
                 case Selected(answer):
-                    outcome = answer.quality
+                    quality = answer.quality
                     self._answer(answer)
 
         self.runs_in_progress.inc()
         try:
             yield listen
+            outcome = quality  # a run may still find, once it is told, that too few replied
         except asyncio.CancelledError:
             outcome = "cancelled"
-            raise
-        except Exception:
-            outcome = "failed"
             raise
         finally:
             self.runs_in_progress.dec()

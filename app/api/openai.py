@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Body, Depends, Request, Response
@@ -18,7 +17,7 @@ from fastapi.openapi.models import Example
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from app.api.admission import IdempotencyKey, admitted, once, refuse_key_with_stream
+from app.api.admission import IdempotencyKey, once, refuse_key_with_stream, run_for
 from app.api.connections import KEEP_ALIVE, EventStream, Step, follow, while_connected
 from app.api.documents import (
     AnswerDocument,
@@ -38,7 +37,7 @@ from app.api.documents import (
 from app.api.problems import OPENAI_RESPONSES, openai_error, problem_of
 from app.api.security import MayAnswer, count_hop, needs
 from app.api.services import Live
-from app.domain import Answer, Completion, FinishReason, Listener, Message, Plan, Prompt, Role
+from app.domain import Answer, Completion, FinishReason, Message, Plan, Prompt, Role
 from app.ensemble import new_id
 from app.errors import InvalidRequestError, ModelNotFoundError
 from app.selection import STRATEGIES
@@ -250,12 +249,7 @@ async def chat_completions(
     id_ = new_id("ans")
     prompt = body.to_prompt(settings.max_tokens)
 
-    async def run(listener: Listener | None = None) -> Answer:
-        quote = partial(ensemble.quote, prompt, plan)
-        async with admitted(live, caller, quote, plan.deadline_s) as meter:
-            tags = body.to_tags()
-            return await ensemble.answer(prompt, plan, listener, tags=tags, meter=meter, id_=id_)
-
+    run = run_for(live, caller, prompt, plan, tags=body.to_tags(), id_=id_)
     if body.stream:
         refuse_key_with_stream(key)
         live_run = await follow(run, settings.keep_alive_s)

@@ -89,7 +89,7 @@ class AnswerStore:
         """Keep an answer. It is on disk, and found by its words, when this returns."""
         number = new_number(answer.created)
         words = indexed(self.engine.dialect.name, number, document_of(answer))
-        with _failures():
+        with store_failures():
             async with self.engine.begin() as connection:
                 await connection.execute(insert(schema.answers), rows.answer_row(answer))
                 await connection.execute(insert(schema.candidates), rows.candidate_rows(answer))
@@ -101,7 +101,7 @@ class AnswerStore:
     async def get(self, answer_id: str) -> Answer:
         """The answer of that id; raises `AnswerNotFoundError`."""
         one = select(schema.answers).where(schema.answers.c.id == _checked(answer_id))
-        with _failures():
+        with store_failures():
             async with self.engine.connect() as connection:
                 found = await _read(connection, one)
         if not found:
@@ -122,7 +122,7 @@ class AnswerStore:
             page = await self._page(first.where(key > (page[-1].created, page[-1].id)))
 
     async def _page(self, wanted: Select[*tuple[Any, ...]]) -> list[Answer]:
-        with _failures():
+        with store_failures():
             async with self.engine.connect() as connection:
                 return await _read(connection, wanted)
 
@@ -135,7 +135,7 @@ class AnswerStore:
         """
         below = number_at(cursor) if cursor is not None else None
         page = newest(wanted, self.engine.dialect.name, below=below, limit=limit + 1)
-        with _failures():
+        with store_failures():
             async with self.engine.connect() as connection:
                 if self.engine.dialect.name != "sqlite":
                     # How often a word stands there decides between two ways to look for it: a
@@ -154,7 +154,7 @@ class AnswerStore:
     async def add_feedback(self, answer_id: str, said: Feedback) -> None:
         """Keep what a person said of a stored answer."""
         of_it = schema.listing.c.answer_id == answer_id
-        with _failures():
+        with store_failures():
             async with self.engine.begin() as connection:
                 row = rows.feedback_row(answer_id, said)
                 await connection.execute(insert(schema.feedback), row)
@@ -175,7 +175,7 @@ class AnswerStore:
         page = newest(wanted, self.engine.dialect.name, below=None, limit=PAGE)
         erased = 0
         while True:
-            with _failures():
+            with store_failures():
                 async with self.engine.connect() as connection:
                     ids = [row.answer_id for row in await connection.execute(page)]
             if not ids:
@@ -184,7 +184,7 @@ class AnswerStore:
 
     async def _erase(self, ids: Sequence[str]) -> int:
         """The rows of other tables, and those of the full-text index, go with the answers'."""
-        with _failures():
+        with store_failures():
             async with self.engine.begin() as connection:
                 gone = delete(schema.answers).where(schema.answers.c.id.in_(ids))
                 return (await connection.execute(gone)).rowcount
@@ -199,14 +199,14 @@ class AnswerStore:
         that the shares of one answer add up to one. By reward, not by who was selected: ties
         went by standing, which must not feed on itself.
         """
-        with _failures():
+        with store_failures():
             async with self.engine.connect() as connection:
                 found = (await connection.execute(_win_rates(members))).all()
         return {member: WinRate(wins / competed, competed) for member, competed, wins in found}
 
     async def ping(self) -> None:
         """Raises `StoreError` if the database does not answer."""
-        with _failures():
+        with store_failures():
             async with self.engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
 
@@ -291,7 +291,7 @@ def _written_out(values: Sequence[str]) -> BindParameter[Sequence[str]]:
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
+def store_failures() -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, OSError, ValueError, OverflowError) as error:

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.store.answers import _failures
+from app.store.answers import store_failures
 
 
 @asynccontextmanager
 async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A connection to read by. Raises `StoreError`."""
-    with _failures():
+    with store_failures():
         async with engine.connect() as connection:
             yield connection
 
@@ -23,7 +23,7 @@ async def reading(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """A transaction whose reads are not overtaken: on PostgreSQL of the rows that it selects with
     FOR UPDATE, on SQLite of all, for there one writes at a time. Raises `StoreError`."""
-    with _failures():
+    with store_failures():
         async with engine.begin() as connection:
             if connection.dialect.name == "sqlite":
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
