@@ -31,6 +31,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # says at import that support has ended
     try:
         import google.generativeai as genai
+        import google.generativeai.client as clients
         from google.api_core import exceptions
         from google.protobuf import json_format
     except ImportError as error:
@@ -113,6 +114,8 @@ def open_google_generativeai(
         raise ConfigurationError(f"{name}: {model} needs provider = 'google', not this package")
     options = {"api_endpoint": base_url} if base_url else None
     genai.configure(api_key=api_key, transport="rest", client_options=options)
+    for client in (clients.get_default_generative_client(), clients.get_default_model_client()):
+        client.transport._session.max_redirects = 0  # the key would go with it
     return GoogleGenerativeAIProvider(name, model, timeout_s)
 
 

@@ -38,6 +38,7 @@ _KINDS: Mapping[int, FailureKind] = {
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limited",
     HTTPStatus.SERVICE_UNAVAILABLE: "overloaded",
     HTTPStatus.GATEWAY_TIMEOUT: "timeout",
+    HTTPStatus.LOOP_DETECTED: "refused_request",  # another attempt would go the same way round
     529: "overloaded",  # Anthropic's own: "overloaded_error"
 }
 
