@@ -6,6 +6,7 @@
     ├── UpstreamError           a member or scorer failed; recorded as a Failure
     └── RequestError            the run cannot give what was asked; carries its HTTP status
         ├── InvalidRequestError     422  names the field
+        ├── MediaTypeError          415  the body is not plain JSON
         ├── UnauthorizedError       401  no key, or none that is good
         ├── ForbiddenError          403  the key lacks a scope
         ├── BudgetError             402  the key's budget does not cover the run
@@ -90,6 +91,11 @@ class InvalidRequestError(RequestError):
     def __init__(self, field: str, detail: str) -> None:
         super().__init__(detail)
         self.field = field
+
+
+class MediaTypeError(RequestError):
+    status = 415
+    title = "Unsupported Media Type"
 
 
 class UnauthorizedError(RequestError):

@@ -59,6 +59,10 @@ def database_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def scripted(database_url: str) -> Settings:
+    return scripted_board(database_url)
+
+
+def scripted_board(database_url: str) -> Settings:
     """A board of three canned members, b the best."""
     return settings(
         database_url=database_url,

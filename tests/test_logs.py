@@ -57,7 +57,7 @@ async def test_a_request_has_one_line_with_its_id_and_no_prompt(
 ) -> None:
     async with serve(create_app(scripted)) as client:
         body = {"prompt": "A word that nobody logs: xyzzy"}
-        reply = await client.post("/answer?key=abc123secret", json=body)
+        reply = await client.post("/answer?note=abc123secret", json=body)
     (line,) = [json.loads(line) for line in lines if "starboard.access" in line]
     assert line.pop("duration_s") > 0
     assert line.pop("time").endswith("Z")

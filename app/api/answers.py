@@ -18,13 +18,14 @@ from app.api.documents import (
     answer_document,
     candidate_document,
 )
+from app.api.limits import JsonRoute
 from app.api.problems import problem_of, responses
 from app.api.security import MayAnswer, count_hop, needs
 from app.api.services import Live
 from app.domain import Answer, Completed, Failed, Scored, ScoredCandidate, Started
 from app.ensemble import new_id
 
-router = APIRouter(tags=["answers"])
+router = APIRouter(tags=["answers"], route_class=JsonRoute)
 
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -47,7 +48,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/answer",
     response_model=AnswerDocument,
-    responses=EVENTS | responses(401, 402, 403, 409, 413, 422, 429, 502, 503, 504, 508),
+    responses=EVENTS | responses(401, 402, 403, 409, 413, 415, 422, 429, 502, 503, 504, 508),
     dependencies=[Depends(count_hop)],
 )
 async def answer(

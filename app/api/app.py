@@ -23,10 +23,10 @@ from app.api import (
     scoring,
 )
 from app.api.draining import drain_on_sigterm
-from app.api.limits import BodyLimit
+from app.api.limits import Limits
 from app.api.metrics import Metrics
 from app.api.requests import Observed
-from app.api.security import check_door
+from app.api.security import NoKeysInUrls, check_door
 from app.api.services import State
 from app.errors import ConfigurationError
 from app.retention import keeping
@@ -79,8 +79,13 @@ def create_app(settings: Settings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         swagger_ui_parameters={"tryItOutEnabled": True},
+        # A redirect to the path without a slash would go to whatever host the client names.
+        redirect_slashes=False,
+        # FastAPI's own would send queries and the texts of exceptions to the collector.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(NoKeysInUrls)
+    app.add_middleware(Limits, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(Observed, metrics=metrics)  # around the others: it sees what they refuse
     problems.install(app)
     app.add_exception_handler(connections.ClientGoneError, connections.on_client_gone)

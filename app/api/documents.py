@@ -106,7 +106,8 @@ class WeightsRequest(_Request):
     verbosity: Weight = PUBLISHED.verbosity
 
 
-Names = Annotated[list[str], Field(min_length=1, max_length=32)]
+Name = Annotated[str, StringConstraints(max_length=64)]
+Names = Annotated[list[Name], Field(min_length=1, max_length=64)]
 
 
 class PlanRequest(_Request):
@@ -129,7 +130,7 @@ class PlanRequest(_Request):
         default=None, description="Order in which cascade asks; default: board order backwards."
     )
     top_k: int = Field(default=3, ge=2, le=8, description="Replies that fuse works from.")
-    aggregator: str | None = Field(
+    aggregator: Name | None = Field(
         default=None, description="Member that writes the fusion; default: the first seat."
     )
     floor: FiniteFloat | None = Field(
@@ -162,7 +163,9 @@ def _ends_with_the_user(turns: Sequence[Turn]) -> Sequence[Turn]:
 
 
 TurnT = TypeVar("TurnT", bound=Turn)
-Conversation = Annotated[Sequence[TurnT], Field(min_length=1), AfterValidator(_ends_with_the_user)]
+Conversation = Annotated[
+    Sequence[TurnT], Field(min_length=1, max_length=1000), AfterValidator(_ends_with_the_user)
+]
 MaxTokens = Annotated[int, Field(ge=1, le=1_000_000)]
 Temperature = Annotated[FiniteFloat, Field(ge=0, le=2)]
 Tags = Annotated[dict[TagText, TagText], Field(max_length=16)]
@@ -171,7 +174,7 @@ Tags = Annotated[dict[TagText, TagText], Field(max_length=16)]
 class RunRequest(_Request):
     """How to run a prompt, whatever the prompt."""
 
-    members: Annotated[list[str], Field(min_length=1)] | None = Field(
+    members: Names | None = Field(
         default=None, description="Names of seated members; all of them by default."
     )
     deadline_s: FiniteFloat | None = Field(default=None, gt=0, le=600)

@@ -14,12 +14,13 @@ from app.api.documents import (
     FeedbackRequest,
     feedback_document,
 )
+from app.api.limits import JsonRoute
 from app.api.problems import responses
 from app.api.security import needs
 from app.api.services import Live
 from app.ensemble import new_id
 
-router = APIRouter(tags=["feedback"])
+router = APIRouter(tags=["feedback"], route_class=JsonRoute)
 
 AnswerId = Annotated[str, Path(alias="id", max_length=40)]
 
@@ -43,7 +44,7 @@ EXAMPLES: dict[str, Example] = {
 @router.post(
     "/answers/{id}/feedback",
     status_code=201,
-    responses=responses(401, 403, 404, 413, 422, 503),
+    responses=responses(401, 403, 404, 413, 415, 422, 503),
     dependencies=[Depends(needs("answer"))],
 )
 async def give_feedback(

@@ -15,7 +15,15 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.openapi.models import Example
 from fastapi.sse import format_sse_event
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+)
 
 from app.api.admission import IdempotencyKey, once, refuse_key_with_stream, run_for
 from app.api.connections import KEEP_ALIVE, EventStream, Step, follow, while_connected
@@ -34,6 +42,7 @@ from app.api.documents import (
     UsageDocument,
     answer_document,
 )
+from app.api.limits import JsonRoute
 from app.api.problems import OPENAI_RESPONSES, openai_error, problem_of
 from app.api.security import MayAnswer, count_hop, needs
 from app.api.services import Live
@@ -42,7 +51,7 @@ from app.ensemble import new_id
 from app.errors import InvalidRequestError, ModelNotFoundError
 from app.selection import STRATEGIES
 
-router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
+router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], route_class=JsonRoute)
 
 BOARD = "starboard"
 
@@ -104,7 +113,9 @@ class ChatRequest(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    model: Filled = Field(description="starboard, starboard/<strategy>, or a member's name.")
+    model: Annotated[Filled, StringConstraints(max_length=200)] = Field(
+        description="starboard, starboard/<strategy>, or a member's name."
+    )
     messages: Conversation[ChatTurn]
     max_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
@@ -298,7 +309,7 @@ def _models(members: Iterable[str]) -> list[Model]:
 
 def _no_model(name: str, members: Iterable[str]) -> ModelNotFoundError:
     known = ", ".join(model.id for model in _models(members))
-    return ModelNotFoundError(f"there is no model {name}; there are {known}")
+    return ModelNotFoundError(f"there is no model {name[:200]}; there are {known}")
 
 
 @dataclass(frozen=True)

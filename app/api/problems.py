@@ -16,10 +16,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app.api.documents import FailureDocument, failure_document
+from app.api.requests import SECURITY_HEADERS
 from app.errors import InvalidRequestError, NoCandidateError, RequestError, UnauthorizedError
 from app.logs import REQUEST_ID, request_id
 
 MEDIA_TYPE = "application/problem+json"
+
+# A document that says what is wrong is not to be longer than what is wrong.
+MAX_ERRORS = 16
+MAX_FIELD = 200
 
 
 class FieldProblem(BaseModel):
@@ -176,11 +181,16 @@ def error_headers(error: RequestError) -> dict[str, str]:
 
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    found = error.errors()
     errors = [
-        FieldProblem(field=_field(e["loc"]), message=e["msg"].removeprefix("Value error, "))
-        for e in error.errors()
+        FieldProblem(
+            field=_field(e["loc"])[:MAX_FIELD], message=e["msg"].removeprefix("Value error, ")
+        )
+        for e in found[:MAX_ERRORS]
     ]
-    detail = "; ".join(f"{e.field}: {e.message}" for e in errors)
+    told = [f"{e.field}: {e.message}" for e in errors]
+    more = [f"and {len(found) - MAX_ERRORS} more"] if len(found) > MAX_ERRORS else []
+    detail = "; ".join(told + more)
     return problem_response(
         Problem(
             type="urn:starboard:problem:invalid-request",
@@ -202,9 +212,9 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _internal_error(_: Request, error: Exception) -> JSONResponse:
-    # Sent from outside of every middleware, so the id is set here.
+    # Sent from outside of every middleware, so what they add is set here.
     headers = {REQUEST_ID: id_} if (id_ := request_id.get()) else {}
-    return problem_response(problem_of(error), headers)
+    return problem_response(problem_of(error), headers | SECURITY_HEADERS)
 
 
 def _field(location: Sequence[str | int]) -> str:

@@ -17,12 +17,20 @@ from app.logs import REQUEST_ID, request_id, traceparent
 log = logging.getLogger("starboard.access")
 
 SANE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+# The pages under /docs have a script of their own; nothing else is ever loaded or framed.
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class Observed:
     """Gives each request its id, the client's own if that is short and plain, and returns it as
-    `x-request-id`. The query is not logged: clients put keys there."""
+    `x-request-id`, with `SECURITY_HEADERS`. The query is not logged: clients put keys there."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -43,7 +51,11 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = id_
+                sent = MutableHeaders(scope=message)
+                sent[REQUEST_ID] = id_
+                sent.update(SECURITY_HEADERS)
+                if "etag" not in sent:  # of the files under /docs
+                    sent.setdefault("cache-control", "no-store")
             await send(message)
 
         self.metrics.requests_in_progress.inc()
