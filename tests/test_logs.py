@@ -131,6 +131,13 @@ async def test_nobody_writes_a_line_or_turns_the_text(
     assert line.isprintable()
 
 
+async def test_no_path_makes_a_long_line(scripted: Settings, lines: list[str]) -> None:
+    async with serve(create_app(scripted)) as client:
+        await client.get("/" + "a" * 30_000)
+    (line,) = [line for line in lines if "starboard.access" in line]
+    assert len(line) < 1000
+
+
 def test_keys_are_left_out_wherever_they_stand() -> None:
     told = record(
         "calling with %s; authorization: Bearer abcdef.12345, ?api_key=0123456789 & %s",

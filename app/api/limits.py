@@ -21,8 +21,8 @@ MAX_DEPTH = 64
 
 
 class Limits:
-    """Answers 413 to a body over `max_body_bytes`, whether or not it said its length; 431 to
-    headers over `MAX_HEADER_BYTES`; 400 to a body of two lengths, of which a proxy may have
+    """Answers 413 to a body over `max_body_bytes`, whether or not it said its length; 431 to a URL
+    and headers over `MAX_HEADER_BYTES`; 400 to a body of two lengths, of which a proxy may have
     believed the other."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
@@ -56,8 +56,9 @@ class Limits:
 
     def _problem(self, scope: Scope) -> Problem | None:
         headers = Headers(scope=scope)
-        if sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADER_BYTES:
-            detail = f"the headers are over {MAX_HEADER_BYTES:,} bytes"
+        url = len(scope["path"]) + len(scope["query_string"])
+        if url + sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADER_BYTES:
+            detail = f"the URL and the headers are over {MAX_HEADER_BYTES:,} bytes"
             return Problem(title="Request Header Fields Too Large", status=431, detail=detail)
         length = headers.get("content-length", "0")
         if "transfer-encoding" in headers and "content-length" in headers:

@@ -17,14 +17,16 @@ from app.logs import REQUEST_ID, request_id, traceparent
 log = logging.getLogger("starboard.access")
 
 SANE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
-# The pages under /docs have a script of their own; nothing else is ever loaded or framed.
+# The pages under /docs have scripts and a worker in them. Nothing is loaded from elsewhere, and
+# nothing of ours is framed.
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+MAX_PATH = 256  # of a line of the log
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -67,16 +69,17 @@ class Observed:
 
     def _note(self, scope: Scope, status: int, took_s: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
+        path = scope["path"][:MAX_PATH]
         self.metrics.requests.labels(method, _route(scope), status).inc()
         log.info(
             "%s %s %d in %.3f s",
             method,
-            scope["path"],
+            path,
             status,
             took_s,
             extra={
                 "method": method,
-                "path": scope["path"],
+                "path": path,
                 "status": status,
                 "duration_s": round(took_s, 6),
             },

@@ -26,6 +26,7 @@ ASKED: Mapping[str, dict[str, Any]] = {
     OPENAI: {"model": "starboard", "messages": [{"role": "user", "content": "Which?"}]},
 }
 JSON = {"content-type": "application/json"}
+LONG = "a" * 100_000
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 both = pytest.mark.parametrize("path", ASKED)
@@ -222,15 +223,13 @@ async def test_a_body_without_a_length_is_never_held_whole(client: httpx2.AsyncC
 
 @both
 async def test_headers_have_a_limit(client: httpx2.AsyncClient, path: str) -> None:
-    words = f"the headers are over {MAX_HEADER_BYTES:,} bytes"
+    words = f"the URL and the headers are over {MAX_HEADER_BYTES:,} bytes"
     for headers in ({"x-a": "a" * MAX_HEADER_BYTES}, {f"x-{n}": "a" for n in range(8000)}):
         response = await client.post(path, json=ASKED[path], headers=headers)
         await refused(response, 431, words)
+    await refused(await client.get(f"{path}?q={LONG[:MAX_HEADER_BYTES]}"), 431, words)
     endless = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-A: " + b"a" * 66_000
     assert (await exchange(client, endless)).startswith(b"HTTP/1.1 400 ")
-
-
-LONG = "a" * 100_000
 
 
 @pytest.mark.parametrize(
