@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,3 +156,22 @@ async def test_without_the_extra_the_start_says_what_to_install(
     with pytest.raises(ConfigurationError, match=r"starboard\[otel\]"):
         async with app.router.lifespan_context(app):
             pass
+
+
+async def test_the_picture_of_an_answer_shows_its_whole_trace(tmp_path: Path) -> None:
+    waterfall = pytest.importorskip("waterfall", reason="needs the extra report")
+    spans = await waterfall.export()
+    waterfall.check(spans)
+    waterfall.draw(spans, tmp_path / "trace.svg")
+    texts = re.findall(r"<text[^>]*>([^<]+)</text>", (tmp_path / "trace.svg").read_text())
+    assert {span.name for span in spans} <= set(texts)
+    assert texts.count("evaluate nvidia") == 2
+    assert texts.count("mistral, failed: overloaded") == 1
+    assert "winner claude, margin 0.66, missing gemma" in texts
+    for missing in spans:
+        with pytest.raises((AssertionError, ValueError)):
+            waterfall.check([span for span in spans if span is not missing])
+    (run,) = (span for span in spans if not span.parent_span_id)
+    run.attributes[0].value.string_value = waterfall.PROMPT
+    with pytest.raises(AssertionError):
+        waterfall.check(spans)
