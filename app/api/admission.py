@@ -74,12 +74,14 @@ def run_for(
     id_: str,
 ) -> Callable[..., Coroutine[Any, Any, Answer]]:
     """A run of the board within the caller's limits, to be called with a listener or without."""
-    ensemble = live.ensemble
+    ensemble, key_id = live.ensemble, caller.id if caller else None
 
     async def run(listener: Listener | None = None) -> Answer:
         quote = partial(ensemble.quote, prompt, plan)
         async with admitted(live, caller, quote, plan.deadline_s) as meter:
-            return await ensemble.answer(prompt, plan, listener, tags=tags, meter=meter, id_=id_)
+            return await ensemble.answer(
+                prompt, plan, listener, tags=tags, key_id=key_id, meter=meter, id_=id_
+            )
 
     return run
 
