@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, assert_never
 
 import httpx2
 
-from app.ensemble import Ensemble, Watch
+from app.ensemble import AnswerSink, Ensemble, Watch
 from app.errors import ConfigurationError
 from app.gates import Gate
-from app.metering import FREE, Price, ScorerPrice, Tariff
+from app.metering import FREE, Booked, Price, ScorerPrice, Tariff
 from app.providers import Provider
 from app.providers.http import open_http
 from app.scorers import Scorer
@@ -47,7 +47,7 @@ from app.standing import Standing, open_standing
 from app.store import AnswerStore
 from app.store.idempotency import Idempotency
 from app.store.keys import Keys
-from app.traces import TracedProvider, TracedScorer, open_traces
+from app.traces import TracedProvider, TracedScorer, TracedStore, open_traces
 
 if TYPE_CHECKING:
     from app.model_files import ModelName
@@ -68,9 +68,11 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, *watches: Watch, booked: Booked | None = None
+) -> AsyncIterator[Services]:
     """Open everything the settings name; raises `ConfigurationError` that says what to set. The
-    watches are set on every run."""
+    watches are set on every run, and `booked` is told of every call."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(AnswerStore.open(settings.database_url))
         http = open_http()
@@ -85,10 +87,12 @@ async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Se
             await build_scorer(spec, settings, http, engines, members) for spec in settings.ladder
         ]
         board = dict(members)
+        sink: AnswerSink = store
         if settings.traced:
             traces = await stack.enter_async_context(open_traces(content=settings.trace_content))
             watches = (*watches, traces.watch)
             scorers = [TracedScorer(scorer, traces) for scorer in scorers]
+            sink = TracedStore(store, store.engine.dialect.name, traces)
             for seat in settings.seats:
                 if seat.name in board:
                     board[seat.name] = TracedProvider(board[seat.name], seat.spec.provider, traces)
@@ -99,13 +103,14 @@ async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Se
         ensemble = Ensemble(
             board,
             _ladder(scorers),
-            store,
+            sink,
             settings.timeout_s,
             standing,
             _tariff(settings, scorers),
             settings.max_calls,
             gates={s.name: _gate(s, settings) for s in settings.seats if s.name in members},
             watches=watches,
+            booked=booked,
         )
         keys, idempotency = Keys(store.engine), Idempotency(store.engine)
         yield Services(settings, settings.seats, ensemble, store, standing, keys, idempotency)

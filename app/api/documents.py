@@ -423,6 +423,9 @@ class StartedDocument(BaseModel):
     member: str
 
 
+ASKED_WITH = "Id of the API key it was asked with; null if there was none."
+
+
 class AnswerDocument(BaseModel):
     """The best original reply, with its scores and the evidence for the choice.
 
@@ -447,8 +450,12 @@ class AnswerDocument(BaseModel):
         description="Of every call to members and scorers, also those that came to nothing; "
         "null if a price or a number of tokens is not known."
     )
+    cost_bound_usd: float | None = Field(
+        description="The most that these calls can have cost; null if a price is not known."
+    )
     timings: TimingsDocument
     tags: dict[str, str]
+    key: str | None = Field(description=ASKED_WITH)
 
 
 class FeedbackDocument(BaseModel):
@@ -486,6 +493,7 @@ class SummaryDocument(BaseModel):
     strategy: str
     quality: Quality
     tags: dict[str, str]
+    key: str | None = Field(description=ASKED_WITH)
     feedback: int = Field(description="How often something was said of it.")
 
 
@@ -575,8 +583,10 @@ def answer_document(answer: Answer) -> AnswerDocument:
         candidates=[candidate_document(c, ranks.get(c.candidate.id)) for c in answer.candidates],
         usage=_total_usage(c.candidate for c in answer.candidates),
         cost_usd=answer.cost_usd,
+        cost_bound_usd=answer.cost_bound_usd,
         timings=TimingsDocument(**asdict(answer.timings)),
         tags=dict(answer.tags),
+        key=answer.key_id,
     )
 
 
@@ -595,6 +605,7 @@ def summary_document(answer: Answer) -> SummaryDocument:
         strategy=answer.selection.strategy,
         quality=answer.quality,
         tags=dict(answer.tags),
+        key=answer.key_id,
         feedback=len(answer.feedback),
     )
 
