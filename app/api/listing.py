@@ -24,6 +24,7 @@ from app.api.security import needs
 from app.api.services import Live
 from app.domain import Quality
 from app.store import Filter
+from app.store.keys import ID_PREFIX
 
 router = APIRouter(tags=["stored answers"])
 
@@ -37,7 +38,9 @@ TagFilter = Annotated[
 TAGS = "`key:value`, parted by the first colon; an answer must have all that are given."
 
 KeyId = Annotated[
-    str, StringConstraints(pattern=r"^[\w-]{1,40}$"), Field(examples=["key_0123456789abcdef"])
+    str,
+    StringConstraints(pattern=rf"^{ID_PREFIX}[\w-]{{1,36}}$"),
+    Field(examples=["key_0123456789abcdef"]),
 ]
 KEY = "Id of the API key that asked."
 

@@ -26,7 +26,7 @@ from app.errors import (
 )
 from app.providers.http import HOP, HOP_HEADER
 from app.settings import is_loopback
-from app.store.keys import PREFIX, ApiKey, Scope
+from app.store.keys import ID_PREFIX, PREFIX, ApiKey, Scope
 from app.wiring import Services
 
 BEARER = HTTPBearer(auto_error=False, description="`starboard keys create` makes a key.")
@@ -76,7 +76,8 @@ def _key_in_url(scope: Asgi) -> str | None:
     path: str = scope["path"]
     query: str = scope["query_string"].decode("latin-1")
     for name, value in parse_qsl(query, keep_blank_values=True):
-        if name.lower().replace("-", "").replace("_", "") in SECRETS:
+        secret = name.lower().replace("-", "").replace("_", "") in SECRETS
+        if secret and not value.startswith(ID_PREFIX):  # `key` of a filter is an id, which is none
             return name
         if PREFIX in name or PREFIX in value:
             return "query"

@@ -25,6 +25,7 @@ Scope = Literal["answer", "score", "read", "admin"]
 Period = Literal["total", "month"]
 
 PREFIX = "sk-sb-"
+ID_PREFIX = "key_"
 SHOWN = len(PREFIX) + 6
 SECRET_BYTES = 32
 NANO = 10**9
@@ -89,7 +90,7 @@ class Keys:
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
         now = self.now()
         row = {
-            "id": f"key_{secrets.token_hex(8)}",
+            "id": f"{ID_PREFIX}{secrets.token_hex(8)}",
             "name": name,
             "prefix": secret[:SHOWN],
             "hash": _hash(secret),
