@@ -12,6 +12,7 @@ from app.api.documents import (
     FeedbackDocument,
     FeedbackListDocument,
     FeedbackRequest,
+    Id,
     feedback_document,
 )
 from app.api.problems import responses
@@ -21,7 +22,7 @@ from app.ensemble import new_id
 
 router = APIRouter(tags=["feedback"])
 
-AnswerId = Annotated[str, Path(alias="id", max_length=40)]
+AnswerId = Annotated[Id, Path(alias="id")]
 
 EXAMPLES: dict[str, Example] = {
     "thumb": {"value": {"thumb": "up"}},
@@ -43,7 +44,7 @@ EXAMPLES: dict[str, Example] = {
 @router.post(
     "/answers/{id}/feedback",
     status_code=201,
-    responses=responses(401, 403, 404, 413, 422, 503),
+    responses=responses(400, 401, 403, 404, 413, 422, 503),
     dependencies=[Depends(needs("answer"))],
 )
 async def give_feedback(
@@ -60,7 +61,7 @@ async def give_feedback(
 
 @router.get(
     "/answers/{id}/feedback",
-    responses=responses(401, 403, 404, 503),
+    responses=responses(401, 403, 404, 422, 503),
     dependencies=[Depends(needs("read"))],
 )
 async def get_feedback(answer_id: AnswerId, live: Live) -> FeedbackListDocument:

@@ -18,6 +18,7 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from app.api.admission import IdempotencyKey, once, refuse_key_with_stream, run_for
+from app.api.answers import answer_links, component, json_text
 from app.api.connections import KEEP_ALIVE, EventStream, Step, follow, while_connected
 from app.api.documents import (
     AnswerDocument,
@@ -34,7 +35,7 @@ from app.api.documents import (
     UsageDocument,
     answer_document,
 )
-from app.api.problems import OPENAI_RESPONSES, openai_error, problem_of
+from app.api.problems import OPENAI_RESPONSES, OpenAIErrorDocument, openai_error, problem_of
 from app.api.security import MayAnswer, count_hop, needs
 from app.api.services import Live
 from app.domain import Answer, Completion, FinishReason, Message, Plan, Prompt, Role
@@ -95,6 +96,8 @@ class ChatTurn(Turn):
 
 
 class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     include_usage: bool | None = None
 
 
@@ -102,7 +105,7 @@ class ChatRequest(BaseModel):
     """A chat completion. Fields that are not listed are accepted: those that would change the form
     of the reply (tools, `n` over 1, ...) are refused, others are named in `dropped_parameters`."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     model: Filled = Field(description="starboard, starboard/<strategy>, or a member's name.")
     messages: Conversation[ChatTurn]
@@ -221,10 +224,58 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
+CHUNK: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["id", "object", "created", "model", "choices"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "chat.completion.chunk"},
+        "created": {"type": "integer"},
+        "model": {"type": "string"},
+        "choices": {
+            "type": "array",
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["index", "delta", "finish_reason"],
+                "properties": {
+                    "index": {"const": 0},
+                    "delta": {
+                        "type": "object",
+                        "properties": {
+                            "role": {"const": "assistant"},
+                            "content": {"type": "string"},
+                        },
+                    },
+                    "finish_reason": {"enum": ["stop", "length", "content_filter", None]},
+                },
+            },
+        },
+        "usage": {"anyOf": [component(ChatUsage), {"type": "null"}]},
+        "starboard": component(Evidence),
+    },
+}
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The completion; with `stream`, its chunks as server-sent events.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "The completion; with `stream`, its chunks as server-sent events, the last "
+        "of which is `[DONE]` or an error.",
+        "content": {
+            "text/event-stream": {
+                "itemSchema": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {
+                        "data": {
+                            "anyOf": [
+                                {"const": "[DONE]"},
+                                json_text({"anyOf": [CHUNK, component(OpenAIErrorDocument)]}),
+                            ]
+                        }
+                    },
+                }
+            }
+        },
+        "links": answer_links(),
     }
 }
 
@@ -273,7 +324,7 @@ async def chat_completions(
 
 
 @router.get("/models", responses=OPENAI_RESPONSES, dependencies=[Depends(needs("read"))])
-async def models(live: Live) -> ModelList:
+async def list_models(live: Live) -> ModelList:
     """The board under each strategy, and its members one by one."""
     return ModelList(data=_models(live.ensemble.members))
 
@@ -281,7 +332,7 @@ async def models(live: Live) -> ModelList:
 @router.get(
     "/models/{model:path}", responses=OPENAI_RESPONSES, dependencies=[Depends(needs("read"))]
 )
-async def model(model: str, live: Live) -> Model:
+async def get_model(model: str, live: Live) -> Model:
     """One of the models."""
     found = next((m for m in _models(live.ensemble.members) if m.id == model), None)
     if found is None:
