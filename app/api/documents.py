@@ -177,7 +177,10 @@ Conversation = Annotated[Sequence[TurnT], Field(min_length=1), AfterValidator(_e
 Deadline = Annotated[FiniteFloat, Field(ge=0.1, le=600, description="Seconds for the whole run.")]
 MaxTokens = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
 Temperature = Annotated[FiniteFloat, Field(ge=0, le=2)]
-Tags = Annotated[dict[TagText, TagText], Field(max_length=16)]
+Tags = Annotated[
+    dict[TagText, TagText],
+    Field(max_length=16, json_schema_extra={"additionalProperties": False}),  # keys of the pattern
+]
 
 
 class RunRequest(_Request):
