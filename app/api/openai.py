@@ -101,11 +101,25 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
+def _document_unsupported(schema: dict[str, Any]) -> None:
+    schema["properties"] |= {
+        name: {"enum": [*values, None], "description": "Not supported with any other value."}
+        for name, values in UNSUPPORTED.items()
+    }
+
+
+def _same(value: object, other: object) -> bool:
+    """Whether two JSON values are equal; to Python `true` is 1."""
+    return value == other and isinstance(value, bool) is isinstance(other, bool)
+
+
 class ChatRequest(BaseModel):
     """A chat completion. Fields that are not listed are accepted: those that would change the form
     of the reply (tools, `n` over 1, ...) are refused, others are named in `dropped_parameters`."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="allow", frozen=True, strict=True, json_schema_extra=_document_unsupported
+    )
 
     model: Filled = Field(description="starboard, starboard/<strategy>, or a member's name.")
     messages: Conversation[ChatTurn]
@@ -146,7 +160,7 @@ class ChatRequest(BaseModel):
             name: value for name, value in (self.model_extra or {}).items() if value is not None
         }
         for name, value in asked.items():
-            if name in UNSUPPORTED and value not in UNSUPPORTED[name]:
+            if name in UNSUPPORTED and not any(_same(value, one) for one in UNSUPPORTED[name]):
                 raise InvalidRequestError(name, f"{name} is not supported here with this value")
         return sorted(asked.keys() - UNSUPPORTED)
 
