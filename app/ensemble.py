@@ -215,8 +215,10 @@ class Ensemble:
         if calls > self.max_calls:
             detail = f"members x samples and reserves are {calls} calls; at most {self.max_calls}"
             raise InvalidRequestError("plan.samples", detail)
-        if plan.quorum > calls:
-            raise InvalidRequestError("plan.quorum", f"{plan.quorum} of {calls} calls cannot be")
+        replies = _replies(plan)
+        if plan.quorum > replies:
+            detail = f"{plan.strategy} may end with {replies} replies to this, not {plan.quorum}"
+            raise InvalidRequestError("plan.quorum", detail)
         if plan.strategy in ("cascade", "first_good") and plan.threshold is None:
             raise InvalidRequestError("plan.threshold", f"{plan.strategy} needs a threshold")
         named = {
@@ -457,6 +459,18 @@ async def _fuse(panel: _Panel, found: Sequence[ScoredCandidate]) -> list[ScoredC
     return await replace(panel, members={fusing: panel.members[name]}, prompt=prompt).gather(
         [fusing]
     )
+
+
+def _replies(plan: Plan) -> int:
+    """How many replies a run is sure to have if no member fails. A reserve adds none: it replies in
+    the place of another."""
+    match plan.strategy:
+        case "single" | "first_good":
+            return 1
+        case "cascade":
+            return plan.samples
+        case _:
+            return len(plan.members) * plan.samples
 
 
 def _calls(plan: Plan) -> list[str]:

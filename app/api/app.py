@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
 from app.api import (
@@ -78,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("starboard"),
         description=DESCRIPTION,
         lifespan=lifespan,
+        generate_unique_id_function=_operation_id,
         swagger_ui_parameters={"tryItOutEnabled": True},
         # A redirect to the path without a slash would go to whatever host the client names.
         redirect_slashes=False,
@@ -111,6 +113,11 @@ async def _self_check(services: Services) -> AsyncIterator[None]:
         if checking:
             checking.cancel()
             await asyncio.gather(checking, return_exceptions=True)
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Short, for links name operations, and generated clients their functions."""
+    return route.name
 
 
 async def _to_docs() -> RedirectResponse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Self
 
@@ -10,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import (
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -35,6 +37,24 @@ TagFilter = Annotated[
     StringConstraints(pattern=r"^[^:\x00]*:[^\x00]*$", max_length=1024),
     Field(examples=["user:u1"]),
 ]
+RFC_3339 = (
+    r"^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]+)?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+)
+
+
+def _rfc_3339(value: object) -> object:
+    """What pydantic takes is wider: seconds since 1970, times without seconds, ..."""
+    if isinstance(value, str) and not re.match(RFC_3339, value):
+        raise ValueError("must be a time with an offset, as RFC 3339 has it")
+    return value
+
+
+Moment = Annotated[
+    AwareDatetime, BeforeValidator(_rfc_3339), Field(json_schema_extra={"pattern": RFC_3339})
+]
+# 63 bits in base64url.
+Cursor = Annotated[str, StringConstraints(pattern=r"^[A-Za-f][A-Za-z0-9_-]{9}[048AEIMQUYcgkosw]$")]
 TAGS = "`key:value`, parted by the first colon; an answer must have all that are given."
 
 KeyId = Annotated[
@@ -68,7 +88,12 @@ class ListQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    q: Annotated[Text, StringConstraints(max_length=1000)] | None = Field(
+    q: (
+        Annotated[
+            str, StringConstraints(pattern=r"^[^\x00]*[\p{L}\p{N}][^\x00]*$", max_length=1000)
+        ]
+        | None
+    ) = Field(
         default=None,
         description="Words that stand in the prompt or the chosen reply; phrases in quotes.",
     )
@@ -80,10 +105,10 @@ class ListQuery(BaseModel):
     tag: list[TagFilter] = Field(default=[], max_length=16, description=TAGS)
     key: KeyId | None = Field(default=None, description=KEY)
     feedback: bool | None = Field(default=None, description="Whether anything was said of it.")
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = Field(default=None, description="Exclusive.")
+    since: Moment | None = None
+    until: Moment | None = Field(default=None, description="Exclusive.")
     limit: int = Field(default=20, ge=1, le=100)
-    cursor: str | None = Field(default=None, max_length=40, description="The `next` of a page.")
+    cursor: Cursor | None = Field(default=None, description="The `next` of a page.")
 
     def to_filter(self) -> Filter:
         plain = self.model_dump(exclude={"tag", "key", "limit", "cursor"})
@@ -117,7 +142,7 @@ async def erase_answers(wanted: Annotated[EraseQuery, Query()], live: Live) -> E
 @router.delete(
     "/answers/{id}",
     status_code=204,
-    responses=responses(401, 403, 404, 503),
+    responses=responses(401, 403, 404, 422, 503),
     dependencies=[Depends(needs("admin"))],
 )
 async def erase_answer(answer_id: AnswerId, live: Live) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from app.api.documents import FailureDocument, failure_document
@@ -202,13 +203,25 @@ async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _http_error(_: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.headers and "Allow" in error.headers:
+        error.headers = {**error.headers, "Allow": _methods(request)}
     title = HTTPStatus(error.status_code).phrase
     detail = error.detail if error.detail != title else None
     return problem_response(
         Problem(title=title, status=error.status_code, detail=detail), error.headers
     )
+
+
+def _methods(request: Request) -> str:
+    """What may be done at the path. Starlette names the methods of the first route there alone."""
+
+    def served(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(filter(served, sorted(HTTPMethod)))
 
 
 async def _internal_error(_: Request, error: Exception) -> JSONResponse:

@@ -26,7 +26,7 @@ router = APIRouter(tags=["scoring"], route_class=JsonRoute)
 
 @router.post(
     "/score",
-    responses=responses(401, 402, 403, 413, 415, 422, 429, 503, 508),
+    responses=responses(400, 401, 402, 403, 413, 415, 422, 429, 503, 508),
     dependencies=[Depends(count_hop)],
 )
 async def score(

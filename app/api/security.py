@@ -112,11 +112,13 @@ MayScore = Annotated[ApiKey | None, Depends(needs("score"))]
 
 
 async def count_hop(
-    live: Live, hop: Annotated[int, Header(alias=HOP_HEADER, ge=0, le=1000)] = 0
+    live: Live,
+    hop: Annotated[int, Header(alias=HOP_HEADER, ge=0, le=1000, include_in_schema=False)] = 0,
 ) -> None:
     """A dependency of every route that asks members: how many boards a request came through.
 
-    Raises `LoopError` over `max_hops`. Calls to OpenAI-compatible members pass the count on.
+    Raises `LoopError` over `max_hops`. Calls to OpenAI-compatible members pass the count on. It is
+    no parameter of the OpenAPI document: boards set it, clients do not.
     """
     if hop > live.settings.max_hops:
         raise LoopError(
