@@ -59,7 +59,12 @@ def create_app(settings: Settings) -> FastAPI:
                 with drain_on_sigterm(settings.drain_s) as draining:
                     async with (
                         _self_check(services),
-                        keeping(services.store, settings.retention_days),
+                        keeping(
+                            services.store,
+                            services.keys,
+                            services.idempotency,
+                            settings.retention_days,
+                        ),
                     ):
                         yield State(
                             services=services,

@@ -290,16 +290,6 @@ def _written_out(values: Sequence[str]) -> BindParameter[Sequence[str]]:
     return bindparam(None, values, expanding=True, literal_execute=True)
 
 
-@contextmanager
-def store_failures() -> Iterator[None]:
-    try:
-        yield
-    except (SQLAlchemyError, OSError, ValueError, OverflowError) as error:
-        # Not its text: a driver may quote the values it was given.
-        log.error("the database failed: %s", type(getattr(error, "orig", None) or error).__name__)
-        raise StoreError(f"the database failed: {type(error).__name__}") from error
-
-
 def _first_line(error: Exception) -> str:
     """What the driver says went wrong: SQLAlchemy's own text goes on with statement and values."""
     said = str(getattr(error, "orig", None) or error).splitlines()

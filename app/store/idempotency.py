@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.errors import IdempotencyError
-from app.store.schema import idempotency
+from app.store.schema import answers, idempotency
 from app.store.transactions import aware, reading, utc_now, writing
 
 KEEP = timedelta(hours=24)
@@ -31,13 +31,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Idempotency:
-    """Records kept for 24 h. Every method raises `StoreError`."""
+    """Records that hold for 24 h. Every method raises `StoreError`."""
 
     engine: AsyncEngine
     now: Callable[[], datetime] = utc_now
 
-    async def claim(self, scope: str, key: str, digest: str, lease_s: float) -> Claim:
-        """Take the request on, for at most `lease_s` seconds, unless somebody else has.
+    async def claim(
+        self, scope: str, key: str, digest: str, lease_s: float, run_id: str
+    ) -> Claim:
+        """Take the request on, for at most `lease_s` seconds, unless somebody else has. `run_id`
+        is that of the answer to come: if its process is killed once it is stored, it is found.
 
         Raises `IdempotencyError` if the key was used for a request with another `digest`.
         """
@@ -50,12 +53,11 @@ class Idempotency:
             "owner": ours.owner,
             "expires": now + timedelta(seconds=lease_s),
             "answer_id": None,
+            "run_id": run_id,
             "created": now,
         }
         its = _its(scope, key)
         async with writing(self.engine) as connection:
-            old = idempotency.c.created <= now - KEEP
-            await connection.execute(delete(idempotency).where(old))
             dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
             fresh = dialect.insert(idempotency).values(row).on_conflict_do_nothing()
             if (await connection.execute(fresh)).rowcount:
@@ -64,11 +66,16 @@ class Idempotency:
             there = found.mappings().one_or_none()
             if there is None:  # it has just ended without an answer
                 return Claim(scope, key)
-            if there["digest"] != digest:
-                raise IdempotencyError("send another key with another request")
-            if there["answer_id"] or aware(there["expires"]) > now:
-                return Claim(scope, key, answer_id=there["answer_id"])
-            # Whoever had it was killed.
+            if aware(there["created"]) > now - KEEP:
+                if there["digest"] != digest:
+                    raise IdempotencyError("send another key with another request")
+                if there["answer_id"] or aware(there["expires"]) > now:
+                    return Claim(scope, key, answer_id=there["answer_id"])
+                # Whoever had it was killed.
+                if await _answered(connection, there["run_id"]):
+                    done = {"answer_id": there["run_id"]}
+                    await connection.execute(update(idempotency).where(its).values(done))
+                    return Claim(scope, key, answer_id=there["run_id"])
             await connection.execute(update(idempotency).where(its).values(row))
         return ours
 
@@ -91,6 +98,19 @@ class Idempotency:
             else:
                 done = update(idempotency).where(its).values(answer_id=answer_id)
                 await connection.execute(done)
+
+
+    async def forget(self) -> None:
+        """Drop the records that are older than they are kept."""
+        async with writing(self.engine) as connection:
+            old = idempotency.c.created <= self.now() - KEEP
+            await connection.execute(delete(idempotency).where(old))
+
+
+async def _answered(connection: AsyncConnection, run_id: str | None) -> bool:
+    """Whether a run was stored, and something was chosen: a failed one is to be run again."""
+    chosen = select(answers.c.selection["winner"].as_string()).where(answers.c.id == run_id)
+    return (await connection.execute(chosen)).scalar_one_or_none() is not None
 
 
 def _its(scope: str, key: str) -> ColumnElement[bool]:

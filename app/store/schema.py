@@ -113,8 +113,8 @@ leases = Table(
     Index(None, "key_id"),
 )
 
-# `answer_id` is null while the request is under way, which it is at most until `expires`. `scope`
-# is the API key's id, empty where no key is asked for.
+# `answer_id` is null while the request is under way, which it is at most until `expires`; `run_id`
+# is that of the answer to come. `scope` is the API key's id, empty where no key is asked for.
 idempotency = Table(
     "idempotency",
     metadata,
@@ -124,8 +124,10 @@ idempotency = Table(
     Column("owner", String(40), nullable=False),
     Column("expires", DateTime(timezone=True), nullable=False),
     Column("answer_id", String(40)),
+    Column("run_id", String(40)),
     Column("created", DateTime(timezone=True), nullable=False),
     Index(None, "created"),
+    Index(None, "answer_id"),
 )
 
 # What answers are found by: a row for each, and the table `words` beside it, which is no table
