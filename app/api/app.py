@@ -55,10 +55,10 @@ def create_app(settings: Settings) -> FastAPI:
             async with open_services(settings, metrics.watch) as services:
                 await check_door(services)
                 _say_who_sits(services)
-                metrics.gates = services.ensemble.gates
                 with drain_on_sigterm(settings.drain_s) as draining:
                     async with (
                         _self_check(services),
+                        metrics.telling(services.ensemble.gates),
                         keeping(services.store, settings.retention_days),
                     ):
                         yield State(
