@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections import defaultdict
@@ -32,7 +33,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.domain import CANNOT_RANK, WITHHELD, Answer, Feedback, WinRate
@@ -52,6 +53,12 @@ MIGRATION_LOCK = 7_827_225
 NEWEST = 10_000
 # So many answers are read at a time.
 PAGE = 200
+# How long an answer waits for a database that is gone, and how often it looks. A restart takes
+# seconds; who waits longer had better be told.
+PATIENCE_S = 5.0
+AGAIN_S = 0.2
+# PostgreSQL is shutting down, or not up yet.
+NOT_NOW = ("57P01", "57P02", "57P03")
 
 
 @dataclass(frozen=True)
@@ -86,17 +93,35 @@ class AnswerStore:
             await engine.dispose()
 
     async def save(self, answer: Answer) -> None:
-        """Keep an answer. It is on disk, and found by its words, when this returns."""
-        number = new_number(answer.created)
-        words = indexed(self.engine.dialect.name, number, document_of(answer))
+        """Keep an answer. It is on disk, and found by its words, when this returns.
+
+        A connection that is lost is waited for, for `PATIENCE_S` seconds: the replies are paid for.
+        """
+        patient = asyncio.get_running_loop().time() + PATIENCE_S
+        number, again = new_number(answer.created), False
         with store_failures():
-            async with self.engine.begin() as connection:
-                await connection.execute(insert(schema.answers), rows.answer_row(answer))
-                await connection.execute(insert(schema.candidates), rows.candidate_rows(answer))
-                await connection.execute(insert(schema.listing), rows.listing_row(answer, number))
-                if tags := rows.tag_rows(answer, number):
-                    await connection.execute(insert(schema.tags), tags)
-                await connection.execute(words)
+            while True:
+                try:
+                    await self._insert(answer, number, again=again)
+                    return
+                except (SQLAlchemyError, OSError) as error:
+                    if not _lost(error) or asyncio.get_running_loop().time() >= patient:
+                        raise
+                again = True
+                await asyncio.sleep(AGAIN_S)
+
+    async def _insert(self, answer: Answer, number: int, *, again: bool) -> None:
+        words = indexed(self.engine.dialect.name, number, document_of(answer))
+        stored = select(schema.answers.c.id).where(schema.answers.c.id == answer.id)
+        async with self.engine.begin() as connection:
+            if again and (await connection.execute(stored)).first():
+                return  # the connection was lost after the commit
+            await connection.execute(insert(schema.answers), rows.answer_row(answer))
+            await connection.execute(insert(schema.candidates), rows.candidate_rows(answer))
+            await connection.execute(insert(schema.listing), rows.listing_row(answer, number))
+            if tags := rows.tag_rows(answer, number):
+                await connection.execute(insert(schema.tags), tags)
+            await connection.execute(words)
 
     async def get(self, answer_id: str) -> Answer:
         """The answer of that id; raises `AnswerNotFoundError`."""
@@ -298,6 +323,13 @@ def store_failures() -> Iterator[None]:
         # Not its text: a driver may quote the values it was given.
         log.error("the database failed: %s", type(getattr(error, "orig", None) or error).__name__)
         raise StoreError(f"the database failed: {type(error).__name__}") from error
+
+
+def _lost(error: Exception) -> bool:
+    """Whether it was the connection that failed, and not what was to be done with it."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in NOT_NOW
+    return isinstance(error, OSError)
 
 
 def _first_line(error: Exception) -> str:
