@@ -55,7 +55,6 @@ def create_app(settings: Settings) -> FastAPI:
             async with open_services(settings, metrics.watch, booked=metrics.book) as services:
                 await check_door(services)
                 _say_who_sits(services)
-                metrics.gates = services.ensemble.gates
                 with drain_on_sigterm(settings.drain_s) as draining:
                     async with (
                         _self_check(services),
@@ -65,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
                             services.idempotency,
                             settings.retention_days,
                         ),
+                        metrics.telling(services.ensemble.gates),
                     ):
                         yield State(
                             services=services,

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, delete, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.errors import IdempotencyError
 from app.store.schema import answers, idempotency
-from app.store.transactions import aware, reading, utc_now, writing
+from app.store.transactions import aware, reading, unless_there, utc_now, writing
 
 KEEP = timedelta(hours=24)
 
@@ -58,8 +57,7 @@ class Idempotency:
         }
         its = _its(scope, key)
         async with writing(self.engine) as connection:
-            dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-            fresh = dialect.insert(idempotency).values(row).on_conflict_do_nothing()
+            fresh = unless_there(connection, idempotency).values(row)
             if (await connection.execute(fresh)).rowcount:
                 return ours
             found = await connection.execute(select(idempotency).where(its).with_for_update())

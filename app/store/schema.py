@@ -134,6 +134,16 @@ idempotency = Table(
     Index(None, "created"),
 )
 
+# Members that no process calls; `probe_from` is when one of them may try, in seconds since 1970 by
+# the database's clock.
+circuits = Table(
+    "circuits",
+    metadata,
+    Column("member", String(200), primary_key=True),
+    Column("failed", Integer, nullable=False),
+    Column("probe_from", Float, nullable=False),
+)
+
 # What answers are found by: a row for each, and the table `words` beside it, which is no table
 # that SQLAlchemy knows (see `search.WORDS`). The number of an answer stands for its time.
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # its 64 bits are called INTEGER there

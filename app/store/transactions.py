@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Table
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.errors import StoreError
 
 log = logging.getLogger("starboard")
+
+T = TypeVar("T")
+
+# How long to wait for a database that is gone, and how often to look. A restart takes seconds; who
+# waits longer had better be told.
+PATIENCE_S = 5.0
+AGAIN_S = 0.2
+# PostgreSQL is shutting down, or not up yet.
+NOT_NOW = ("57P01", "57P02", "57P03")
 
 # SQLite lets whoever comes at the right moment write next: of many that wait, some wait for ever.
 # Behind a lock a process's own writers take their turns.
@@ -58,6 +70,28 @@ async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             yield connection
 
 
+async def patiently(work: Callable[[], Awaitable[T]]) -> T:
+    """The work, tried again for `PATIENCE_S` seconds while it is the connection that fails.
+
+    For what must not be lost: answers that are paid for, and what they cost. A connection may be
+    lost after the commit, so the work must do no harm when it is done twice.
+    """
+    patient = asyncio.get_running_loop().time() + PATIENCE_S
+    while True:
+        try:
+            return await work()
+        except StoreError as error:
+            if not error.lost or asyncio.get_running_loop().time() >= patient:
+                raise
+        await asyncio.sleep(AGAIN_S)
+
+
+def unless_there(connection: AsyncConnection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """An insert that does nothing (`rowcount` 0) where the row is there already."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    return dialect.insert(table).on_conflict_do_nothing()
+
+
 @contextmanager
 def store_failures() -> Iterator[None]:
     """What a database or its driver raises leaves as `StoreError`."""
@@ -66,7 +100,15 @@ def store_failures() -> Iterator[None]:
     except (SQLAlchemyError, OSError, UnicodeEncodeError, OverflowError) as error:
         # Not its text: a driver may quote the values it was given.
         log.error("the database failed: %s", type(getattr(error, "orig", None) or error).__name__)
-        raise StoreError(f"the database failed: {type(error).__name__}") from error
+        said = f"the database failed: {type(error).__name__}"
+        raise StoreError(said, lost=_lost(error)) from error
+
+
+def _lost(error: Exception) -> bool:
+    """Whether it was the connection that failed, and not what was to be done with it."""
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in NOT_NOW
+    return isinstance(error, OSError)
 
 
 def utc_now() -> datetime:
