@@ -220,6 +220,7 @@ async def test_without_a_record_each_process_goes_by_its_own(
     clock.cools_down()
     await fail(ours)  # the probe
     assert await refused(ours)
+    await here.sync()
     monkeypatch.setattr(circuits, "LIMIT_S", 20)
     setattr(record, how, False)  # what was found meanwhile is not lost
     with caplog.at_level(logging.INFO, "starboard"):

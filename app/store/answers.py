@@ -42,7 +42,7 @@ from app.domain import CANNOT_RANK, WITHHELD, Answer, Feedback, WinRate
 from app.errors import AnswerNotFoundError, ConfigurationError
 from app.store import rows, schema
 from app.store.search import Filter, cursor_of, document_of, indexed, new_number, newest, number_at
-from app.store.transactions import patiently, reading, snapshot, unless_there, writing
+from app.store.transactions import patiently, reading, snapshot, writing
 
 log = logging.getLogger("starboard")
 
@@ -99,13 +99,14 @@ class AnswerStore:
         """
         number = new_number(answer.created)
         words = indexed(self.engine.dialect.name, number, document_of(answer))
-        await patiently(lambda: self._insert(answer, number, words))
+        await patiently(lambda again: self._insert(answer, number, words, again=again))
 
-    async def _insert(self, answer: Answer, number: int, words: Insert) -> None:
+    async def _insert(self, answer: Answer, number: int, words: Insert, *, again: bool) -> None:
+        stored = select(schema.answers.c.id).where(schema.answers.c.id == answer.id)
         async with writing(self.engine) as connection:
-            row = unless_there(connection, schema.answers).values(rows.answer_row(answer))
-            if not (await connection.execute(row)).rowcount:
+            if again and (await connection.execute(stored)).first():
                 return  # the connection was lost after the commit
+            await connection.execute(insert(schema.answers), rows.answer_row(answer))
             await connection.execute(insert(schema.candidates), rows.candidate_rows(answer))
             await connection.execute(insert(schema.listing), rows.listing_row(answer, number))
             if tags := rows.tag_rows(answer, number):

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, ScalarSelect, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.errors import IdempotencyError
 from app.store.schema import answers, idempotency
-from app.store.transactions import aware, reading, unless_there, utc_now, writing
+from app.store.transactions import aware, reading, utc_now, writing
 
 KEEP = timedelta(hours=24)
 
@@ -35,9 +36,7 @@ class Idempotency:
     engine: AsyncEngine
     now: Callable[[], datetime] = utc_now
 
-    async def claim(
-        self, scope: str, key: str, digest: str, lease_s: float, run_id: str
-    ) -> Claim:
+    async def claim(self, scope: str, key: str, digest: str, lease_s: float, run_id: str) -> Claim:
         """Take the request on, for at most `lease_s` seconds, unless somebody else has. `run_id`
         is that of the answer to come: if its process is killed once it is stored, it is found.
 
@@ -57,7 +56,8 @@ class Idempotency:
         }
         its = _its(scope, key)
         async with writing(self.engine) as connection:
-            fresh = unless_there(connection, idempotency).values(row)
+            dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+            fresh = dialect.insert(idempotency).values(row).on_conflict_do_nothing()
             if (await connection.execute(fresh)).rowcount:
                 return ours
             found = await connection.execute(select(idempotency).where(its).with_for_update())
@@ -70,10 +70,10 @@ class Idempotency:
                 if there["answer_id"] or aware(there["expires"]) > now:
                     return Claim(scope, key, answer_id=there["answer_id"])
                 # Whoever had it was killed.
-                if await _answered(connection, there["run_id"]):
-                    done = {"answer_id": there["run_id"]}
-                    await connection.execute(update(idempotency).where(its).values(done))
-                    return Claim(scope, key, answer_id=there["run_id"])
+                if answer_id := await _chosen(connection, there["run_id"]):
+                    done = update(idempotency).where(its).values(answer_id=answer_id)
+                    await connection.execute(done)
+                    return Claim(scope, key, answer_id=answer_id)
             await connection.execute(update(idempotency).where(its).values(row))
         return ours
 
@@ -88,15 +88,18 @@ class Idempotency:
         return Claim(claim.scope, claim.key, answer_id=row["answer_id"])
 
     async def finish(self, claim: Claim, answer_id: str | None) -> None:
-        """Keep the answer of a claim of ours, or, without one, let the key be used again."""
+        """Keep the answer of a claim of ours. Without one, because its run failed or its client
+        left: keep what was stored and chosen all the same, else let the key be used again."""
         its = _its(claim.scope, claim.key) & (idempotency.c.owner == claim.owner)
         async with writing(self.engine) as connection:
+            if answer_id is None:
+                run_id = select(idempotency.c.run_id).where(its).scalar_subquery()
+                answer_id = await _chosen(connection, run_id)
             if answer_id is None:
                 await connection.execute(delete(idempotency).where(its))
             else:
                 done = update(idempotency).where(its).values(answer_id=answer_id)
                 await connection.execute(done)
-
 
     async def forget(self) -> None:
         """Drop the records that are older than they are kept."""
@@ -105,10 +108,14 @@ class Idempotency:
             await connection.execute(delete(idempotency).where(old))
 
 
-async def _answered(connection: AsyncConnection, run_id: str | None) -> bool:
-    """Whether a run was stored, and something was chosen: a failed one is to be run again."""
-    chosen = select(answers.c.selection["winner"].as_string()).where(answers.c.id == run_id)
-    return (await connection.execute(chosen)).scalar_one_or_none() is not None
+async def _chosen(
+    connection: AsyncConnection, run_id: ScalarSelect[str | None] | str | None
+) -> str | None:
+    """The id of a run's answer, if it is stored and something was chosen in it."""
+    stored = select(answers.c.id).where(
+        answers.c.id == run_id, answers.c.selection["winner"].as_string().is_not(None)
+    )
+    return (await connection.execute(stored)).scalar_one_or_none()
 
 
 def _its(scope: str, key: str) -> ColumnElement[bool]:

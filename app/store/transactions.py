@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Table
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -70,26 +68,22 @@ async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             yield connection
 
 
-async def patiently(work: Callable[[], Awaitable[T]]) -> T:
+async def patiently(work: Callable[[bool], Awaitable[T]]) -> T:
     """The work, tried again for `PATIENCE_S` seconds while it is the connection that fails.
 
     For what must not be lost: answers that are paid for, and what they cost. A connection may be
-    lost after the commit, so the work must do no harm when it is done twice.
+    lost after the commit, so the work is told whether it is done again, and must then do no harm.
     """
+    again = False
     patient = asyncio.get_running_loop().time() + PATIENCE_S
     while True:
         try:
-            return await work()
+            return await work(again)
         except StoreError as error:
             if not error.lost or asyncio.get_running_loop().time() >= patient:
                 raise
+        again = True
         await asyncio.sleep(AGAIN_S)
-
-
-def unless_there(connection: AsyncConnection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """An insert that does nothing (`rowcount` 0) where the row is there already."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    return dialect.insert(table).on_conflict_do_nothing()
 
 
 @contextmanager

