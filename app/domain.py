@@ -281,6 +281,15 @@ class WinRate:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenCircuit:
+    """Why a member is not called: so many of its last calls failed, all of them in a row; and for
+    how many seconds more."""
+
+    failed: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How one run is to be done.
 

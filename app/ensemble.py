@@ -161,10 +161,10 @@ class Ensemble:
                 if candidates:
                     abandoned = _abandoned(answer_of(scorer=info, candidates=candidates))
                     with suppress(StoreError):  # nobody is left to be told
-                        await _to_the_end(self._save(abandoned, run))
+                        await to_the_end(self._save(abandoned, run))
                 raise
             answer = answer_of(scorer=info, candidates=candidates)
-            await _to_the_end(self._save(answer, run))
+            await to_the_end(self._save(answer, run))
             panel.tell(Selected(answer))
             _raise_if_unanswered(answer, run)
             return answer
@@ -689,7 +689,7 @@ def _raise_if_unanswered(answer: Answer, run: _Run) -> None:
     raise NoCandidateError(detail, failures, answer.id)
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     """Do the work even if cancelled meanwhile; the cancellation goes on when it is done."""
     working = asyncio.ensure_future(work)
     try:

@@ -153,8 +153,14 @@ class NoBoardError(RequestError):
 
 
 class StoreError(RequestError):
+    """`lost` if it was the connection that failed: the same work may do in a moment."""
+
     status = 503
     title = "The store does not answer"
+
+    def __init__(self, detail: str, *, lost: bool = False) -> None:
+        super().__init__(detail)
+        self.lost = lost
 
 
 class NoCandidateError(RequestError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import httpx2
 
+from app.circuits import open_circuits
 from app.ensemble import AnswerSink, Ensemble, Watch
 from app.errors import ConfigurationError
 from app.gates import Gate
@@ -45,6 +46,7 @@ from app.settings import (
 )
 from app.standing import Standing, open_standing
 from app.store import AnswerStore
+from app.store.circuits import Circuits
 from app.store.idempotency import Idempotency
 from app.store.keys import Keys
 from app.traces import TracedProvider, TracedScorer, TracedStore, open_traces
@@ -100,6 +102,8 @@ async def open_services(
         standing = await stack.enter_async_context(
             open_standing(store, tuple(members), by_wins=by_wins, minimum=settings.standing_min)
         )
+        gates = {s.name: _gate(s, settings) for s in settings.seats if s.name in members}
+        await stack.enter_async_context(open_circuits(Circuits(store.engine), gates.values()))
         ensemble = Ensemble(
             board,
             _ladder(scorers),
@@ -108,7 +112,7 @@ async def open_services(
             standing,
             _tariff(settings, scorers),
             settings.max_calls,
-            gates={s.name: _gate(s, settings) for s in settings.seats if s.name in members},
+            gates=gates,
             watches=watches,
             booked=booked,
         )

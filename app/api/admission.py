@@ -15,11 +15,12 @@ from fastapi import Header, Request
 from pydantic import BaseModel
 
 from app.domain import Answer, Listener, Plan, Prompt
-from app.ensemble import STORE_GRACE_S
+from app.ensemble import STORE_GRACE_S, to_the_end
 from app.errors import InProgressError, InvalidRequestError, RequestError, StoreError
 from app.metering import Meter
 from app.store.idempotency import Claim
 from app.store.keys import ApiKey
+from app.store.transactions import patiently
 from app.wiring import Services
 
 log = logging.getLogger("starboard")
@@ -62,9 +63,8 @@ async def admitted(
     try:
         yield meter
     finally:
-        booking = live.keys.settle(lease, meter.spent)
-        said = f"{lease.key_id}: {meter.spent} nano-dollars are not booked"
-        await asyncio.shield(_or_logged(booking, said))
+        said = f"{lease.key_id}: {meter.spent} nano-dollars of {lease.id} are not booked"
+        await to_the_end(_or_logged(lambda: live.keys.settle(lease, meter.spent), said))
 
 
 def run_for(
@@ -101,10 +101,10 @@ async def _or_undone(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable
         raise
 
 
-async def _or_logged(work: Awaitable[None], said: str) -> None:
+async def _or_logged(work: Callable[[], Awaitable[None]], said: str) -> None:
     """What must not take an answer away that is there; its lease ends by itself."""
     try:
-        await work
+        await patiently(lambda _: work())
     except StoreError:
         log.error("%s: the database failed", said)
 
@@ -115,11 +115,13 @@ async def once(
     key: str | None,
     run: Callable[[], Awaitable[Answer]],
     *,
+    id_: str,
     request: Request,
     body: BaseModel,
     deadline_s: float,
 ) -> Answer:
-    """The answer of `run`, or of whoever ran it under the same Idempotency-Key.
+    """The answer of `run`, which will have that id, or of whoever ran it under the same
+    Idempotency-Key.
 
     Waits for a run under way until the deadline. One that fails leaves the key free; whoever
     waited for it is told, and does not try in its place. Raises `InProgressError`, or
@@ -130,7 +132,7 @@ async def once(
     scope = caller.id if caller else ""
     said = f"{request.url.path}\n{body.model_dump_json()}"
     digest = hashlib.sha256(said.encode()).hexdigest()
-    claiming = live.idempotency.claim(scope, key, digest, _lease_s(deadline_s))
+    claiming = live.idempotency.claim(scope, key, digest, _lease_s(deadline_s), id_)
     claim = await _or_undone(claiming, lambda claim: live.idempotency.finish(claim, None))
     if claim.owner is None:
         return await live.store.get(await _answer_id(live, claim, deadline_s))
@@ -140,8 +142,8 @@ async def once(
         answer_id = answer.id
         return answer
     finally:
-        finishing = live.idempotency.finish(claim, answer_id)
-        await asyncio.shield(_or_logged(finishing, "an Idempotency-Key is not released"))
+        said = "an Idempotency-Key is not released"
+        await to_the_end(_or_logged(lambda: live.idempotency.finish(claim, answer_id), said))
 
 
 def refuse_key_with_stream(key: str | None) -> None:

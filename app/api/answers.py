@@ -112,7 +112,7 @@ async def answer(
         live_run = await follow(run, settings.keep_alive_s)
         return EventStream(live_run, _events(id_, live_run.steps()))
     deadline_s = plan.deadline_s
-    work = once(live, caller, key, run, request=request, body=body, deadline_s=deadline_s)
+    work = once(live, caller, key, run, id_=id_, request=request, body=body, deadline_s=deadline_s)
     return answer_document(await while_connected(request, work))
 
 

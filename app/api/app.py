@@ -56,11 +56,16 @@ def create_app(settings: Settings) -> FastAPI:
             async with open_services(settings, metrics.watch, booked=metrics.book) as services:
                 await check_door(services)
                 _say_who_sits(services)
-                metrics.gates = services.ensemble.gates
                 with drain_on_sigterm(settings.drain_s) as draining:
                     async with (
                         _self_check(services),
-                        keeping(services.store, settings.retention_days),
+                        keeping(
+                            services.store,
+                            services.keys,
+                            services.idempotency,
+                            settings.retention_days,
+                        ),
+                        metrics.telling(services.ensemble.gates),
                     ):
                         yield State(
                             services=services,

@@ -565,7 +565,8 @@ class ScoresDocument(BaseModel):
 
 
 class GateDocument(BaseModel):
-    """What stands before a member in this process. While the circuit is open it is not called."""
+    """What stands before a member in this process. While the circuit is open it is not called; the
+    circuits of processes on one database open and close together, within about a second."""
 
     circuit: Circuit
     in_progress: int

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 from prometheus_client import (
     CollectorRegistry,
@@ -38,6 +38,8 @@ from app.metering import NANO, Charge
 disable_created_metrics()  # a second series for each one, which Prometheus has no use for
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
+# How old the states of another process may be.
+SHOW_S = 1.0
 # A reward of five attributes lies between -1.3 and 7.9 under the default weights; a raw scalar
 # may lie anywhere.
 REWARDS = (-16, -8, -4, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 16)
@@ -156,6 +158,23 @@ class Metrics:
         self.cost_unknown[charge.of].labels(charge.name).inc(cost is None)
         if cost is not None:
             self.cost[charge.of].labels(charge.name).inc(cost / NANO)
+
+    @asynccontextmanager
+    async def telling(self, gates: Mapping[str, Gate]) -> AsyncIterator[None]:
+        """Tell of these gates too, also where another process is scraped."""
+        self.gates = gates
+        showing = asyncio.create_task(self._keep_showing()) if self.shared else None
+        try:
+            yield
+        finally:
+            if showing:
+                showing.cancel()
+                await asyncio.gather(showing, return_exceptions=True)
+
+    async def _keep_showing(self) -> None:
+        while True:
+            self._show_gates()
+            await asyncio.sleep(SHOW_S)
 
     def close(self) -> None:
         """The states of a process that ends are no longer told by those it shared with."""

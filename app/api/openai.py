@@ -333,7 +333,7 @@ async def chat_completions(
         chunks = _Chunks(id_, int(time.time()), body.model, with_usage)
         return EventStream(live_run, chunks.draw(live_run.steps(), dropped))
     deadline_s = plan.deadline_s
-    work = once(live, caller, key, run, request=request, body=body, deadline_s=deadline_s)
+    work = once(live, caller, key, run, id_=id_, request=request, body=body, deadline_s=deadline_s)
     answer = await while_connected(request, work)
     reply = _Reply.of(answer, dropped)
     return ChatCompletion(

@@ -116,8 +116,9 @@ leases = Table(
     Index(None, "key_id"),
 )
 
-# `answer_id` is null while the request is under way, which it is at most until `expires`. `scope`
-# is the API key's id, empty where no key is asked for. The row goes with its answer.
+# `answer_id` is null while the request is under way, which it is at most until `expires`; `run_id`
+# is that of the answer to come. `scope` is the API key's id, empty where no key is asked for. The
+# row goes with its answer.
 idempotency = Table(
     "idempotency",
     metadata,
@@ -127,9 +128,20 @@ idempotency = Table(
     Column("owner", String(40), nullable=False),
     Column("expires", DateTime(timezone=True), nullable=False),
     Column("answer_id", ForeignKey("answers.id", ondelete="CASCADE")),
+    Column("run_id", String(40)),
     Column("created", DateTime(timezone=True), nullable=False),
     Index(None, "answer_id"),
     Index(None, "created"),
+)
+
+# Members that no process calls; `probe_from` is when one of them may try, in seconds since 1970 by
+# the database's clock.
+circuits = Table(
+    "circuits",
+    metadata,
+    Column("member", String(200), primary_key=True),
+    Column("failed", Integer, nullable=False),
+    Column("probe_from", Float, nullable=False),
 )
 
 # What answers are found by: a row for each, and the table `words` beside it, which is no table

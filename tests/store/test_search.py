@@ -12,7 +12,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, inspect, select, text
 
 from app.domain import Answer, Attributes, Feedback
-from app.errors import AnswerNotFoundError, InvalidRequestError, StoreError
+from app.errors import AnswerNotFoundError, InvalidRequestError
 from app.store import AnswerStore, Filter, schema
 from app.store import answers as answers_module
 from app.store.idempotency import Idempotency
@@ -217,10 +217,9 @@ async def test_feedback_comes_back_with_its_answer_oldest_first(store: AnswerSto
     assert (await store.get("comp_2")).feedback == ()
 
 
-async def test_feedback_on_no_answer_is_an_error(store: AnswerStore) -> None:
-    with pytest.raises(StoreError):
+async def test_feedback_on_no_answer_finds_none(store: AnswerStore) -> None:
+    with pytest.raises(AnswerNotFoundError):
         await store.add_feedback("comp_1", said())
-    assert await count(store) == {}
 
 
 async def test_erasing_leaves_nothing_of_an_answer_and_all_of_others(store: AnswerStore) -> None:
@@ -297,13 +296,15 @@ async def test_answers_from_before_their_keys_were_kept_have_none(store: AnswerS
     old = replace(answer("comp_1"), key_id=None, cost_bound_usd=None)
     await save(store, old)
     idempotency = Idempotency(store.engine)
-    await idempotency.finish(await idempotency.claim("key_1", "kept", "d", 60), "comp_1")
+    await idempotency.finish(await idempotency.claim("key_1", "kept", "d", 60, "ans_9"), "comp_1")
 
     def migrate(connection: Connection) -> None:
         set_back(connection, "0005")
-        kept = connection.execute(select(schema.idempotency)).mappings().one()
-        erased = {**kept, "key": "erased", "answer_id": "ans_erased"}  # it used to stay behind
-        connection.execute(schema.idempotency.insert(), erased)
+        connection.exec_driver_sql(  # it used to stay behind
+            "INSERT INTO idempotency (scope, key, digest, owner, expires, answer_id, created)"
+            " SELECT scope, 'erased', digest, owner, expires, 'ans_erased', created"
+            " FROM idempotency"
+        )
         command.upgrade(alembic(connection), "head")
 
     async with store.engine.begin() as connection:
@@ -311,10 +312,10 @@ async def test_answers_from_before_their_keys_were_kept_have_none(store: AnswerS
     assert await store.get("comp_1") == old
     await store.save(asked(2, key_id="key_1"))
     assert await found(store, key_id="key_1") == [2]
-    assert (await idempotency.claim("key_1", "kept", "d", 60)).answer_id == "comp_1"
-    assert (await idempotency.claim("key_1", "erased", "d", 60)).owner
+    assert (await idempotency.claim("key_1", "kept", "d", 60, "ans_9")).answer_id == "comp_1"
+    assert (await idempotency.claim("key_1", "erased", "d", 60, "ans_9")).owner
     await store.erase("comp_1")
-    assert (await idempotency.claim("key_1", "kept", "d", 60)).owner
+    assert (await idempotency.claim("key_1", "kept", "d", 60, "ans_9")).owner
 
 
 async def test_answers_from_before_there_was_a_listing_are_found(
