@@ -31,6 +31,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -38,7 +39,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from app.domain import CANNOT_RANK, WITHHELD, Answer, Feedback, WinRate
 from app.errors import AnswerNotFoundError, ConfigurationError, StoreError
 from app.store import rows, schema
-from app.store.search import Filter, cursor_of, document_of, indexed, new_number, newest, number_at
+from app.store.search import (
+    WORDS,
+    Filter,
+    cursor_of,
+    document_of,
+    indexed,
+    new_number,
+    newest,
+    number_at,
+)
 
 log = logging.getLogger("starboard")
 
@@ -52,6 +62,8 @@ MIGRATION_LOCK = 7_827_225
 NEWEST = 10_000
 # So many answers are read at a time.
 PAGE = 200
+# So many numbers are drawn for an answer until one is free.
+DRAWS = 5
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,7 @@ class AnswerStore:
             try:
                 async with engine.begin() as connection:
                     await connection.run_sync(_migrate)
+                    await _index_missing(connection)
             except (SQLAlchemyError, CommandError, OSError) as error:
                 shown = engine.url.render_as_string(hide_password=True)
                 why = _first_line(error)
@@ -87,16 +100,13 @@ class AnswerStore:
 
     async def save(self, answer: Answer) -> None:
         """Keep an answer. It is on disk, and found by its words, when this returns."""
-        number = new_number(answer.created)
-        words = indexed(self.engine.dialect.name, number, document_of(answer))
+        words = document_of(answer)
         with store_failures():
             async with self.engine.begin() as connection:
                 await connection.execute(insert(schema.answers), rows.answer_row(answer))
                 await connection.execute(insert(schema.candidates), rows.candidate_rows(answer))
-                await connection.execute(insert(schema.listing), rows.listing_row(answer, number))
-                if tags := rows.tag_rows(answer, number):
-                    await connection.execute(insert(schema.tags), tags)
-                await connection.execute(words)
+                number = await _list(connection, answer)
+                await connection.execute(indexed(connection.dialect.name, number, words))
 
     async def get(self, answer_id: str) -> Answer:
         """The answer of that id; raises `AnswerNotFoundError`."""
@@ -216,6 +226,50 @@ def _checked(answer_id: str) -> str:
     if not ID.fullmatch(answer_id):
         raise AnswerNotFoundError("there is no answer of that id")
     return answer_id
+
+
+async def _list(connection: AsyncConnection, answer: Answer) -> int:
+    """Put an answer that is stored into the listing, with its tags; the number it has there."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    for _ in range(DRAWS):
+        number = new_number(answer.created)
+        row = dialect.insert(schema.listing).values(rows.listing_row(answer, number))
+        free = row.on_conflict_do_nothing(index_elements=[schema.listing.c.number])
+        if (await connection.execute(free)).rowcount:
+            if tags := rows.tag_rows(answer, number):
+                await connection.execute(insert(schema.tags), tags)
+            return number
+    raise StoreError("no number is free for the answer's time")
+
+
+async def _index_missing(connection: AsyncConnection) -> None:
+    """List what is not listed, and index what has no words in the index: the answers from before
+    there was either, or from before words were cut out as they are now.
+
+    Not a part of the migrations, for it goes by the tables and the code of today.
+    """
+    answers, listing = schema.answers, schema.listing
+    unlisted = select(answers).outerjoin(listing, listing.c.answer_id == answers.c.id)
+    unlisted = unlisted.where(listing.c.number.is_(None)).order_by(answers.c.id).limit(PAGE)
+    last = ""
+    while found := await _read(connection, unlisted.where(answers.c.id > last)):
+        last = found[-1].id
+        for answer in found:
+            await _list(connection, answer)
+    dialect = connection.dialect.name
+    indexed_as = WORDS.c.rowid if dialect == "sqlite" else WORDS.c.number
+    unindexed = select(listing.c.number, listing.c.answer_id)
+    unindexed = unindexed.outerjoin(WORDS, indexed_as == listing.c.number)
+    unindexed = unindexed.where(indexed_as.is_(None)).order_by(listing.c.number).limit(PAGE)
+    below = -1
+    while page := (await connection.execute(unindexed.where(listing.c.number > below))).all():
+        below = page[-1].number
+        numbers = {row.answer_id: row.number for row in page}
+        for answer in await _read(
+            connection, select(answers).where(answers.c.id.in_(list(numbers)))
+        ):
+            words = document_of(answer)
+            await connection.execute(indexed(dialect, numbers[answer.id], words))
 
 
 async def _read(connection: AsyncConnection, wanted: Select[*tuple[Any, ...]]) -> list[Answer]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,13 +13,13 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, select, text
 
 from app.domain import Answer, Attributes, Feedback
 from app.errors import AnswerNotFoundError, InvalidRequestError, StoreError
-from app.store import AnswerStore, Filter
+from app.store import AnswerStore, Filter, schema
 from app.store import answers as answers_module
-from app.store.search import LAST, cursor_of, number_at, words_of
+from app.store.search import CHARACTERS, LAST, cursor_of, number_at, words_of
 from tests.samples import answer, competition, prompt, scored
 
 START = datetime(2026, 11, 22, 13, 5, tzinfo=UTC)
@@ -107,6 +111,8 @@ async def test_answers_of_one_moment_are_all_listed(store: AnswerStore) -> None:
         ({"tags": [("user", "u1"), ("app", "x")]}, [4]),
         ({"tags": [("user", "u1"), ("user", "u2")]}, []),
         ({"tags": [("u1", "user")]}, []),
+        ({"tags": [("user", "u1")], "member": "a"}, [4, 3]),
+        ({"tags": [("user", "u1")], "member": "b"}, []),
         ({"feedback": True}, [3]),
         ({"feedback": False}, [4, 2, 1, 0]),
         ({"since": START + timedelta(minutes=3)}, [4, 3]),
@@ -148,6 +154,28 @@ async def test_filters(store: AnswerStore, wanted: dict[str, Any], numbers: list
         ("a_b@example.org", [2]),
         ("天空", [4]),
         ("空天", []),
+        ("々𠀁", [5]),  # beyond the first 65,536 characters
+        ("𠀁𠀀", []),
+        ("काल", [5]),
+        ("कील", []),
+        ("ẹ́kọ́", [5]),
+        ("ẹkọ", []),
+        ("istanbul", []),
+        ("İSTANBUL", [5]),
+        ("𞤀𞤣𞤤𞤢𞤥", [5]),  # Adlam, which younger versions of Unicode have
+        ("𞤀𞤣", []),
+        ("ශ්රී", [5]),  # written with a joiner
+        ("co-operate", []),
+        ("cooperate", [5]),  # written with a soft hyphen
+        ("น้ำ", [5]),  # Thai, within a sentence
+        ("นำ", []),
+        ("가" * 700, [6]),
+        ("가" * 699, []),
+        (f"blue {'가' * 701}", []),
+        ('"bottom up"', []),  # over the seams of two turns, and of prompt and reply
+        ('"down strange"', []),
+        ('"strange charm"', [7]),
+        ("bottom strange", [7]),
         ("' OR \"", [2]),
         ("NOT sky", []),
         ("sk*", []),
@@ -164,6 +192,9 @@ async def test_words_are_found_alike_on_every_database(
         asked(2, "Or the café: I don't know 3.14", "a_b@example.org"),
         asked(3, prompt=prompt("Why?", "Be brief.")),
         asked(4, "为什么天空是蓝色的?"),
+        asked(5, "人々𠀀々𠀁 काल ẹ́kọ́ İstanbul", "𞤀𞤣𞤤𞤢𞤥 ශ්\u200dරී co\u00adoperate เขาดื่มน้ำทุกวัน"),
+        asked(6, "Blue: " + "가" * 700),
+        asked(7, "Up down", "Strange charm", prompt=prompt("Up, down", "Top, bottom")),
     )
     assert await found(store, q=q) == numbers
 
@@ -197,6 +228,40 @@ def test_words() -> None:
     assert words_of("It's ½ of 天空 & Straße_2") == (
         *("it", "s", "1", "2", "of", "天", "空", "strasse", "2"),
     )
+
+
+@pytest.mark.parametrize(
+    "accents",
+    [
+        "\u0301" * CHARACTERS + "\u0323" * CHARACTERS,
+        "\u0301\uff9e" * CHARACTERS,  # the second becomes one
+        "\u0301\u200d\u0323" * CHARACTERS,  # with joiners between
+    ],
+)
+def test_words_of_nothing_but_accents_take_no_time(accents: str) -> None:
+    """Putting so many in order takes some tens of seconds of the processor's time."""
+    began = time.process_time()
+    (word,) = words_of(f"e{accents}")
+    assert time.process_time() - began < 5
+    assert len(word) <= 31
+
+
+async def test_an_answer_whose_number_is_taken_gets_another(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, third = (
+        replace(asked(n), created=START, tags={"user": f"u{n}"}) for n in range(1, 4)
+    )
+    drawn = iter([7, 7, 7, 6])
+    monkeypatch.setattr("app.store.search.secrets.randbits", lambda _: next(drawn))
+    await save(store, one, other)
+    assert await found(store, q="why") == [1, 2]
+    assert await found(store, q="why", tags=[("user", "u2")]) == [2]
+    monkeypatch.setattr("app.store.search.secrets.randbits", lambda _: 7)
+    with pytest.raises(StoreError, match="number"):
+        await store.save(third)
+    with pytest.raises(AnswerNotFoundError):
+        await store.get("comp_3")
 
 
 async def test_feedback_comes_back_with_its_answer_oldest_first(store: AnswerStore) -> None:
@@ -241,28 +306,87 @@ async def test_erasing_by_tag_or_age(store: AnswerStore, monkeypatch: pytest.Mon
     assert await found(store) == [6, 4]
 
 
+def set_back(connection: Connection, revision: str) -> None:
+    """Make the database what it was under that revision, with the rows it has."""
+    kept = {
+        t: connection.execute(select(t)).mappings().all() for t in schema.metadata.sorted_tables
+    }
+    connection.exec_driver_sql("DROP TABLE words")
+    schema.metadata.drop_all(connection)
+    command.stamp(alembic(connection), "base")
+    command.upgrade(alembic(connection), revision)
+    there = inspect(connection)
+    for table, rows in kept.items():
+        if there.has_table(table.name) and rows:
+            columns = {column["name"] for column in there.get_columns(table.name)}
+            old = [{n: v for n, v in row.items() if n in columns} for row in rows]
+            connection.execute(table.insert(), old)
+
+
+def alembic(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(answers_module.MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
+@asynccontextmanager
+async def opened_again(store: AnswerStore) -> AsyncIterator[AnswerStore]:
+    url = store.engine.url.render_as_string(hide_password=False)
+    async with AnswerStore.open(url) as again:
+        yield again
+
+
 async def test_answers_from_before_there_was_a_listing_are_found(
-    store: AnswerStore,
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(answers_module, "PAGE", 2)
     saved = [
         asked(1, "Why is the sky blue?", "Light.", tags={"user": "u1"}),
         replace(asked(2), selection=replace(asked(2).selection, winner=None)),
         replace(answer(), id="comp_3"),
     ]
     await save(store, *saved)
+    async with store.engine.begin() as connection:
+        await connection.run_sync(set_back, "0004")
+    async with opened_again(store) as again:
+        assert await found(again, since=START + timedelta(minutes=1)) == [2, 1]
+        assert await found(again, q="sky light", tags=[("user", "u1")], member="a") == [1]
+        page, _ = await again.newest(Filter(member="claude", since=START), limit=5)
+        assert page == [saved[2]]
 
-    def forget_and_migrate(connection: Connection) -> None:
-        for table in ("words", "tags", "listing", "feedback"):
-            connection.exec_driver_sql(f"DROP TABLE {table}")
-        config = Config()
-        config.set_main_option("script_location", str(answers_module.MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.stamp(config, "0004")
-        command.upgrade(config, "head")
+
+async def test_an_index_whose_words_were_cut_out_otherwise_is_built_anew(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the numbers that there were, so that a cursor goes on where it was."""
+    monkeypatch.setattr(answers_module, "PAGE", 2)
+    await save(store, *(asked(n, "Was ist काल?", tags={"user": f"u{n}"}) for n in range(5)))
+    await store.add_feedback("comp_1", said())
+    _, cursor = await store.newest(Filter(), limit=3)
+
+    def as_it_was(connection: Connection) -> None:
+        set_back(connection, "0005")
+        place, cut = "number", "'क':1 'ल':2"
+        if connection.dialect.name == "sqlite":
+            place, cut = "rowid", "क ल"
+        numbers = connection.execute(select(schema.listing.c.number)).scalars().all()
+        for number in numbers:
+            old = f"INSERT INTO words ({place}, document) VALUES ({number}, $${cut}$$)"  # noqa: S608
+            connection.exec_driver_sql(old.replace("$$", "'") if place == "rowid" else old)
 
     async with store.engine.begin() as connection:
-        await connection.run_sync(forget_and_migrate)
-    assert await found(store, since=START + timedelta(minutes=1)) == [2, 1]
-    assert await found(store, q="sky light", tags=[("user", "u1")], member="a") == [1]
-    page, _ = await store.newest(Filter(member="claude", since=START), limit=5)
-    assert page == [saved[2]]
+        await connection.run_sync(as_it_was)
+    async with opened_again(store) as again:
+        assert await found(again, q="काल", tags=[("user", "u3")]) == [3]
+        assert await found(again, q="ल") == []
+        assert await found(again, feedback=True) == [1]
+        page, _ = await again.newest(Filter(q="ist"), limit=5, cursor=cursor)
+        assert [one.id for one in page] == ["comp_1", "comp_0"]
+        await again.erase("comp_1")
+        assert (await count(again))["words"] == 4
+
+
+def test_migrations_do_not_go_by_code_that_may_change() -> None:
+    for path in answers_module.MIGRATIONS.glob("versions/*.py"):
+        assert not re.search(r"^\s*(from|import) app\b", path.read_text(), re.MULTILINE), path
