@@ -187,7 +187,9 @@ def newest(wanted: Filter, dialect: str, *, below: int | None, limit: int) -> Se
         number = tags.c.number
     marks = [(mark,) for mark in _marks(wanted.member, wanted.tags)]
     phrases = phrases_of(wanted.q) if wanted.q is not None else ()
-    if phrases:
+    # Of two tags SQLite would walk all answers of the one that happens to lead, be it on most of
+    # them; its full-text index leaps from one answer with both to the next.
+    if phrases or (dialect == "sqlite" and len(marks) > 1):
         number = WORDS.c.rowid if dialect == "sqlite" else WORDS.c.number
         found = found.join(WORDS, number == listing.c.number)
         found = found.where(_hold(dialect, (*phrases, *marks)))

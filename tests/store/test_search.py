@@ -19,7 +19,7 @@ from app.domain import Answer, Attributes, Feedback
 from app.errors import AnswerNotFoundError, InvalidRequestError, StoreError
 from app.store import AnswerStore, Filter, schema
 from app.store import answers as answers_module
-from app.store.search import CHARACTERS, LAST, cursor_of, number_at, words_of
+from app.store.search import CHARACTERS, LAST, cursor_of, newest, number_at, words_of
 from tests.samples import answer, competition, prompt, scored
 
 START = datetime(2026, 11, 22, 13, 5, tzinfo=UTC)
@@ -262,6 +262,30 @@ async def test_an_answer_whose_number_is_taken_gets_another(
         await store.save(third)
     with pytest.raises(AnswerNotFoundError):
         await store.get("comp_3")
+
+
+@pytest.mark.parametrize("order", [("user", "app"), ("app", "user")])
+async def test_of_two_tags_the_rarer_is_walked_in_either_order(
+    database_url: str, order: tuple[str, str]
+) -> None:
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    tags = {"user": "u1", "app": "x"}
+    wanted = Filter(tags=[(key, tags[key]) for key in order])
+    async with AnswerStore.open(database_url) as store:
+        await save(store, *(asked(n, tags={"app": "x"}) for n in range(200)), asked(200, tags=tags))
+        async with store.engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
+            await driver.set_progress_handler(step, 1)
+            page = newest(wanted, "sqlite", below=None, limit=20)
+            assert len((await connection.execute(page)).all()) == 1
+    assert 0 < steps < 1000  # of SQLite's machine, which takes ten to walk over an answer
 
 
 async def test_feedback_comes_back_with_its_answer_oldest_first(store: AnswerStore) -> None:
