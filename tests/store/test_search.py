@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy import Connection, inspect, make_url, select, text
 
 from app.domain import Answer, Attributes, Feedback
 from app.errors import AnswerNotFoundError, InvalidRequestError, StoreError
@@ -23,6 +24,7 @@ from app.store.search import CHARACTERS, LAST, cursor_of, newest, number_at, wor
 from tests.samples import answer, competition, prompt, scored
 
 START = datetime(2026, 11, 22, 13, 5, tzinfo=UTC)
+ON_STORAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 EVERYTHING = ("answers", "candidates", "listing", "tags", "feedback", "words")
 
 
@@ -328,6 +330,27 @@ async def test_erasing_by_tag_or_age(store: AnswerStore, monkeypatch: pytest.Mon
     assert await store.erase_all(Filter(tags=[("user", "u1")])) == 0
     assert await store.erase_all(Filter(until=START + timedelta(minutes=4))) == 2
     assert await found(store) == [6, 4]
+
+
+async def test_what_the_page_on_storage_says_takes_erased_words_out_of_the_file(
+    database_url: str,
+) -> None:
+    (statements,) = re.findall(r"```sql\n(.*?)```", ON_STORAGE, re.DOTALL)
+    file = Path(make_url(database_url).database or "")
+    async with AnswerStore.open(database_url) as store:
+        await save(store, asked(1, "Unmistakable?"), asked(2))
+        await store.erase("comp_1")
+        assert b"unmistakable" in _bytes_of(file)
+        async with store.engine.connect() as connection:
+            outside = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            for statement in statements.split(";")[:-1]:
+                await outside.exec_driver_sql(statement)
+        assert b"nmistakable" not in _bytes_of(file)
+        assert await found(store, q="why") == [2]
+
+
+def _bytes_of(file: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in file.parent.glob(f"{file.name}*"))
 
 
 def set_back(connection: Connection, revision: str) -> None:
