@@ -81,15 +81,16 @@ Phrase = tuple[str, ...]
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which answers. `q` are words, all of which stand in the prompt or the chosen reply; those in
-    double quotes in that order. `member` wrote the chosen reply;
-    `tags` are keys and values, all of which it has. `since` and `until` (exclusive)
-    are times of asking, to the millisecond.
+    double quotes in that order. `member` wrote the chosen reply; `key_id` is the API key's that
+    asked; `tags` are keys and values, all of which it has. `since` and `until` (exclusive) are
+    times of asking, to the millisecond.
     """
 
     q: str | None = None
     member: str | None = None
     strategy: str | None = None
     quality: Quality | None = None
+    key_id: str | None = None
     tags: Sequence[tuple[str, str]] = ()
     feedback: bool | None = None
     since: datetime | None = None
@@ -136,7 +137,7 @@ def phrases_of(q: str) -> tuple[Phrase, ...]:
 
 
 def document_of(answer: Answer) -> Phrase:
-    """What an answer is found by: the conversation, the chosen reply, its member and its tags."""
+    """What an answer is found by: the conversation, the chosen reply, its member, tags and key."""
     # From the end: the last turn is the one that the reply answers.
     turns = "\0".join(message.content for message in answer.prompt.messages)[-CHARACTERS:]
     asked = [word for turn in turns.split("\0") for word in (*words_of(turn), _PILCROW)]
@@ -144,16 +145,19 @@ def document_of(answer: Answer) -> Phrase:
     outcome = winner.candidate.outcome if winner else None
     reply = outcome.text if isinstance(outcome, Completion) else ""
     replied = words_of(reply[:CHARACTERS])
-    marks = _marks(winner.candidate.member if winner else None, answer.tags.items())
+    member = winner.candidate.member if winner else None
+    marks = _marks(member, answer.tags.items(), answer.key_id)
     return (*asked[-WORDS_EACH:], *replied[:WORDS_EACH], *marks)
 
 
-def _marks(member: str | None, tags: Iterable[tuple[str, str]]) -> Iterator[str]:
+def _marks(
+    member: str | None, tags: Iterable[tuple[str, str]], key_id: str | None
+) -> Iterator[str]:
     """Words that stand for what an answer is: with these the index itself finds the few answers
     of one user among the many with a frequent word. Whether they tell the truth the tables say.
     """
-    named = [("member", member)] if member is not None else []
-    for mark in (*named, *tags):
+    named = (("member", member), ("key", key_id))
+    for mark in (*((of, name) for of, name in named if name is not None), *tags):
         yield _PILCROW + hashlib.sha256("\0".join(mark).encode()).hexdigest()[:16]
 
 
@@ -185,7 +189,7 @@ def newest(wanted: Filter, dialect: str, *, below: int | None, limit: int) -> Se
         found = found.join(tags, tags.c.number == listing.c.number)
         found = found.where(tags.c.key == key, tags.c.value == value)
         number = tags.c.number
-    marks = [(mark,) for mark in _marks(wanted.member, wanted.tags)]
+    marks = [(mark,) for mark in _marks(wanted.member, wanted.tags, wanted.key_id)]
     phrases = phrases_of(wanted.q) if wanted.q is not None else ()
     # Of two tags SQLite would walk all answers of the one that happens to lead, be it on most of
     # them; its full-text index leaps from one answer with both to the next.
@@ -197,6 +201,7 @@ def newest(wanted: Filter, dialect: str, *, below: int | None, limit: int) -> Se
         "member": wanted.member,
         "strategy": wanted.strategy,
         "quality": wanted.quality,
+        "key_id": wanted.key_id,
         "has_feedback": wanted.feedback,
     }
     found = found.where(*(listing.c[n] == v for n, v in exact.items() if v is not None))

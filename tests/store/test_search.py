@@ -20,6 +20,7 @@ from app.domain import Answer, Attributes, Feedback
 from app.errors import AnswerNotFoundError, InvalidRequestError, StoreError
 from app.store import AnswerStore, Filter, schema
 from app.store import answers as answers_module
+from app.store.idempotency import Idempotency
 from app.store.search import CHARACTERS, LAST, cursor_of, newest, number_at, words_of
 from tests.samples import answer, competition, prompt, scored
 
@@ -45,6 +46,7 @@ def asked(
         "selection": selection,
         "quality": "full",
         "tags": {},
+        "key_id": None,
     }
     return replace(one, **(defaults | values))
 
@@ -115,6 +117,11 @@ async def test_answers_of_one_moment_are_all_listed(store: AnswerStore) -> None:
         ({"tags": [("u1", "user")]}, []),
         ({"tags": [("user", "u1")], "member": "a"}, [4, 3]),
         ({"tags": [("user", "u1")], "member": "b"}, []),
+        ({"key_id": "key_2"}, [2, 1]),
+        ({"key_id": "key_2", "member": "b"}, [1]),
+        ({"key_id": "key_2", "q": "why", "strategy": "fuse"}, [2]),
+        ({"key_id": "key_2", "tags": [("user", "u1")]}, []),
+        ({"key_id": "key_none"}, []),
         ({"feedback": True}, [3]),
         ({"feedback": False}, [4, 2, 1, 0]),
         ({"since": START + timedelta(minutes=3)}, [4, 3]),
@@ -130,8 +137,8 @@ async def test_filters(store: AnswerStore, wanted: dict[str, Any], numbers: list
     await save(
         store,
         asked(0),
-        asked(1, member="b"),
-        asked(2, strategy="fuse"),
+        asked(1, member="b", key_id="key_2"),
+        asked(2, strategy="fuse", key_id="key_2"),
         asked(3, quality="degraded", tags={"user": "u1"}),
         asked(4, tags={"user": "u1", "app": "x"}),
     )
@@ -332,25 +339,25 @@ async def test_erasing_by_tag_or_age(store: AnswerStore, monkeypatch: pytest.Mon
     assert await found(store) == [6, 4]
 
 
-async def test_what_the_page_on_storage_says_takes_erased_words_out_of_the_file(
-    database_url: str,
+async def test_erasing_by_key_leaves_nothing_of_its_answers_and_all_of_others(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (statements,) = re.findall(r"```sql\n(.*?)```", ON_STORAGE, re.DOTALL)
-    file = Path(make_url(database_url).database or "")
-    async with AnswerStore.open(database_url) as store:
-        await save(store, asked(1, "Unmistakable?"), asked(2))
-        await store.erase("comp_1")
-        assert b"unmistakable" in _bytes_of(file)
-        async with store.engine.connect() as connection:
-            outside = await connection.execution_options(isolation_level="AUTOCOMMIT")
-            for statement in statements.split(";")[:-1]:
-                await outside.exec_driver_sql(statement)
-        assert b"nmistakable" not in _bytes_of(file)
-        assert await found(store, q="why") == [2]
+    monkeypatch.setattr(answers_module, "PAGE", 2)
+    keys = (None, "key_1", "key_2", "key_1", "key_1")
+    for number, key_id in enumerate(keys):
+        await store.save(asked(number, "secret", tags={"user": "u"}, key_id=key_id))
+        await store.add_feedback(f"comp_{number}", said(number))
+    before = await count(store)
+    assert await store.erase_all(Filter(key_id="key_1")) == 3
+    assert await store.erase_all(Filter(key_id="key_1")) == 0
+    assert await count(store) == {name: rows * 2 // 5 for name, rows in before.items()}
+    assert await found(store, q="secret") == [2, 0]
 
 
-def _bytes_of(file: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in file.parent.glob(f"{file.name}*"))
+async def test_the_answers_of_one_key_are_read_oldest_first(store: AnswerStore) -> None:
+    keys = ("key_1", "key_2", "key_1", None)
+    await save(store, *(asked(n, key_id=key_id) for n, key_id in enumerate(keys)))
+    assert [one.id async for one in store.answers("key_1")] == ["comp_0", "comp_2"]
 
 
 def set_back(connection: Connection, revision: str) -> None:
@@ -377,6 +384,51 @@ def alembic(connection: Connection) -> Config:
     return config
 
 
+async def test_answers_from_before_their_keys_were_kept_have_none(store: AnswerStore) -> None:
+    old = replace(answer("comp_1"), key_id=None, cost_bound_usd=None)
+    await save(store, old)
+    idempotency = Idempotency(store.engine)
+    await idempotency.finish(await idempotency.claim("key_1", "kept", "d", 60), "comp_1")
+
+    def migrate(connection: Connection) -> None:
+        set_back(connection, "0005")
+        kept = connection.execute(select(schema.idempotency)).mappings().one()
+        erased = {**kept, "key": "erased", "answer_id": "ans_erased"}  # it used to stay behind
+        connection.execute(schema.idempotency.insert(), erased)
+        command.upgrade(alembic(connection), "head")
+
+    async with store.engine.begin() as connection:
+        await connection.run_sync(migrate)
+    assert await store.get("comp_1") == old
+    await store.save(asked(2, key_id="key_1"))
+    assert await found(store, key_id="key_1") == [2]
+    assert (await idempotency.claim("key_1", "kept", "d", 60)).answer_id == "comp_1"
+    assert (await idempotency.claim("key_1", "erased", "d", 60)).owner
+    await store.erase("comp_1")
+    assert (await idempotency.claim("key_1", "kept", "d", 60)).owner
+
+
+async def test_what_the_page_on_storage_says_takes_erased_words_out_of_the_file(
+    database_url: str,
+) -> None:
+    (statements,) = re.findall(r"```sql\n(.*?)```", ON_STORAGE, re.DOTALL)
+    file = Path(make_url(database_url).database or "")
+    async with AnswerStore.open(database_url) as store:
+        await save(store, asked(1, "Unmistakable?"), asked(2))
+        await store.erase("comp_1")
+        assert b"unmistakable" in _bytes_of(file)
+        async with store.engine.connect() as connection:
+            outside = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            for statement in statements.split(";")[:-1]:
+                await outside.exec_driver_sql(statement)
+        assert b"nmistakable" not in _bytes_of(file)
+        assert await found(store, q="why") == [2]
+
+
+def _bytes_of(file: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in file.parent.glob(f"{file.name}*"))
+
+
 @asynccontextmanager
 async def opened_again(store: AnswerStore) -> AsyncIterator[AnswerStore]:
     url = store.engine.url.render_as_string(hide_password=False)
@@ -391,7 +443,7 @@ async def test_answers_from_before_there_was_a_listing_are_found(
     saved = [
         asked(1, "Why is the sky blue?", "Light.", tags={"user": "u1"}),
         replace(asked(2), selection=replace(asked(2).selection, winner=None)),
-        replace(answer(), id="comp_3"),
+        replace(answer(), id="comp_3", key_id=None, cost_bound_usd=None),
     ]
     await save(store, *saved)
     async with store.engine.begin() as connection:

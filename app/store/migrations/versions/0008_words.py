@@ -6,7 +6,7 @@ On SQLite its tokenizer parts words at blanks only: to `ascii` whatever is not A
 from alembic import op
 
 revision = "0008"
-down_revision = "0005"
+down_revision = "0006"
 
 
 def upgrade() -> None:
