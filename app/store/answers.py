@@ -19,7 +19,6 @@ from alembic.util.exc import CommandError
 from sqlalchemy import (
     BindParameter,
     Connection,
-    Insert,
     Select,
     Table,
     bindparam,
@@ -34,14 +33,25 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.domain import CANNOT_RANK, WITHHELD, Answer, Feedback, WinRate
-from app.errors import AnswerNotFoundError, ConfigurationError
+from app.errors import AnswerNotFoundError, ConfigurationError, StoreError
 from app.store import rows, schema
-from app.store.search import Filter, cursor_of, document_of, indexed, new_number, newest, number_at
+from app.store.search import (
+    WORDS,
+    Filter,
+    Phrase,
+    cursor_of,
+    document_of,
+    indexed,
+    new_number,
+    newest,
+    number_at,
+)
 from app.store.transactions import patiently, reading, snapshot, writing
 
 log = logging.getLogger("starboard")
@@ -59,6 +69,8 @@ PAGE = 200
 # How long SQLite waits for another writer, and for another process's migration.
 BUSY_MS = 5_000
 MIGRATION_MS = 3_600_000
+# So many numbers are drawn for an answer until one is free.
+DRAWS = 5
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,9 @@ class AnswerStore:
         try:
             try:
                 async with engine.connect() as connection:
-                    await connection.run_sync(_migrate)
+                    if await connection.run_sync(_migrate):
+                        await _index_missing(connection)
+                        await connection.commit()
             except (SQLAlchemyError, CommandError, OSError) as error:
                 shown = engine.url.render_as_string(hide_password=True)
                 why = _first_line(error)
@@ -97,21 +111,18 @@ class AnswerStore:
 
         A connection that is lost is waited for, for `PATIENCE_S` seconds: the replies are paid for.
         """
-        number = new_number(answer.created)
-        words = indexed(self.engine.dialect.name, number, document_of(answer))
-        await patiently(lambda again: self._insert(answer, number, words, again=again))
+        words = document_of(answer)
+        await patiently(lambda again: self._insert(answer, words, again=again))
 
-    async def _insert(self, answer: Answer, number: int, words: Insert, *, again: bool) -> None:
+    async def _insert(self, answer: Answer, words: Phrase, *, again: bool) -> None:
         stored = select(schema.answers.c.id).where(schema.answers.c.id == answer.id)
         async with writing(self.engine) as connection:
             if again and (await connection.execute(stored)).first():
                 return  # the connection was lost after the commit
             await connection.execute(insert(schema.answers), rows.answer_row(answer))
             await connection.execute(insert(schema.candidates), rows.candidate_rows(answer))
-            await connection.execute(insert(schema.listing), rows.listing_row(answer, number))
-            if tags := rows.tag_rows(answer, number):
-                await connection.execute(insert(schema.tags), tags)
-            await connection.execute(words)
+            number = await _list(connection, answer)
+            await connection.execute(indexed(connection.dialect.name, number, words))
 
     async def get(self, answer_id: str) -> Answer:
         """The answer of that id; raises `AnswerNotFoundError`."""
@@ -226,6 +237,50 @@ def _checked(answer_id: str) -> str:
     return answer_id
 
 
+async def _list(connection: AsyncConnection, answer: Answer) -> int:
+    """Put an answer that is stored into the listing, with its tags; the number it has there."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    for _ in range(DRAWS):
+        number = new_number(answer.created)
+        row = dialect.insert(schema.listing).values(rows.listing_row(answer, number))
+        free = row.on_conflict_do_nothing(index_elements=[schema.listing.c.number])
+        if (await connection.execute(free)).rowcount:
+            if tags := rows.tag_rows(answer, number):
+                await connection.execute(insert(schema.tags), tags)
+            return number
+    raise StoreError("no number is free for the answer's time")
+
+
+async def _index_missing(connection: AsyncConnection) -> None:
+    """List what is not listed, and index what has no words in the index: the answers from before
+    there was either, or from before words were cut out as they are now.
+
+    Not a part of the migrations, for it goes by the tables and the code of today.
+    """
+    answers, listing = schema.answers, schema.listing
+    unlisted = select(answers).outerjoin(listing, listing.c.answer_id == answers.c.id)
+    unlisted = unlisted.where(listing.c.number.is_(None)).order_by(answers.c.id).limit(PAGE)
+    last = ""
+    while found := await _read(connection, unlisted.where(answers.c.id > last)):
+        last = found[-1].id
+        for answer in found:
+            await _list(connection, answer)
+    dialect = connection.dialect.name
+    indexed_as = WORDS.c.rowid if dialect == "sqlite" else WORDS.c.number
+    unindexed = select(listing.c.number, listing.c.answer_id)
+    unindexed = unindexed.outerjoin(WORDS, indexed_as == listing.c.number)
+    unindexed = unindexed.where(indexed_as.is_(None)).order_by(listing.c.number).limit(PAGE)
+    below = -1
+    while page := (await connection.execute(unindexed.where(listing.c.number > below))).all():
+        below = page[-1].number
+        numbers = {row.answer_id: row.number for row in page}
+        for answer in await _read(
+            connection, select(answers).where(answers.c.id.in_(list(numbers)))
+        ):
+            words = document_of(answer)
+            await connection.execute(indexed(dialect, numbers[answer.id], words))
+
+
 async def _read(connection: AsyncConnection, wanted: Select[*tuple[Any, ...]]) -> list[Answer]:
     """Whole answers from a selection of their rows, in its order."""
     found = (await connection.execute(wanted)).mappings().all()
@@ -304,25 +359,25 @@ def _first_line(error: Exception) -> str:
     return said[0] if said else type(error).__name__
 
 
-def _migrate(connection: Connection) -> None:
-    """Bring the schema up to date; of several processes starting at once, one after the other."""
+def _migrate(connection: Connection) -> bool:
+    """Bring the schema up to date, under a lock that lasts until the transaction ends: of several
+    processes starting at once, one after the other. False if it was up to date."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     newest = ScriptDirectory.from_config(config).get_current_head()
     if MigrationContext.configure(connection).get_current_revision() == newest:
-        return
+        return False
     log.info("bringing the database up to date, or waiting for another process that does")
     connection.rollback()  # what was read began a transaction
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {MIGRATION_MS}")
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_MS}")
     else:
         connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-    connection.commit()
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_MS}")
+    return True
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:
