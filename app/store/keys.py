@@ -17,6 +17,7 @@ from typing import Any, Literal
 from sqlalchemy import RowMapping, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.domain import NANO
 from app.errors import BudgetError, LimitError, UnauthorizedError
 from app.store.schema import keys, leases
 from app.store.transactions import aware, reading, utc_now, writing
@@ -27,7 +28,6 @@ Period = Literal["total", "month"]
 PREFIX = "sk-sb-"
 SHOWN = len(PREFIX) + 6
 SECRET_BYTES = 32
-NANO = 10**9
 NOT_GOOD = "this API key is not known, was revoked, or has expired"
 
 

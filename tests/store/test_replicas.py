@@ -20,13 +20,13 @@ import httpx2
 import pytest
 from sqlalchemy import func, select
 
+from app.domain import NANO
 from app.store import AnswerStore
 from app.store.keys import ApiKey, Keys
 from app.store.schema import keys as keys_table
 from app.store.schema import leases
 from tests.fakes.openai_compatible import OpenAICompatibleFake
 
-NANO = 10**9
 CLIENTS = 64
 PROMPT = {"prompt": "Which?", "max_tokens": 100}
 BOARD = """
