@@ -77,6 +77,7 @@ def run_for(
     ensemble = live.ensemble
 
     async def run(listener: Listener | None = None) -> Answer:
+        ensemble.check(plan)  # before it counts: what cannot be is not held against the key
         quote = partial(ensemble.quote, prompt, plan)
         async with admitted(live, caller, quote, plan.deadline_s) as meter:
             return await ensemble.answer(prompt, plan, listener, tags=tags, meter=meter, id_=id_)

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.api import create_app
+from app.domain import NANO
 from app.errors import ConfigurationError
 from app.metering import Price
 from app.settings import Settings
@@ -22,8 +23,9 @@ from tests.conftest import settings
 from tests.fakes.openai_compatible import OpenAICompatibleFake
 from tests.serving import serve
 
-NANO = 10**9
 PROMPT = {"prompt": "Which?", "max_tokens": 100}
+# Nano-dollars of one call to `paid`: the prompt at a token a byte, its template, and 100 tokens.
+MOST = (len("Which?") + 16) * 1000 + 100 * 10_000
 
 
 @pytest.fixture
@@ -195,6 +197,44 @@ async def test_what_a_run_cost_is_told_and_booked(
         assert await spent(keys) == cost
         again = await client.get(f"/answers/{document['id']}", headers=headers)
         assert again.json() == document
+
+
+@pytest.mark.parametrize(
+    ("fault", "nano"),
+    [
+        ("reset_mid_body", MOST),
+        ("reset_before_reply", MOST),
+        ("truncated_json", MOST),
+        ("html_502", MOST),
+        ("server_error_500", MOST),
+        ("gateway_timeout_504", MOST),
+        ("unauthorized_401", 0),
+        ("rate_limited_429", 0),
+        ("unavailable_503", 0),
+    ],
+)
+async def test_what_a_failure_may_have_cost_is_booked_and_told_as_unknown(
+    host: OpenAICompatibleFake, database_url: str, fault: str, nano: int, at_once: None
+) -> None:
+    host.fail(fault)
+    async with serve_paid(host, database_url) as (client, keys):
+        _, headers = await made(keys, budget=NANO)
+        failed = await client.post("/answer", json=PROMPT, headers=headers)
+        assert failed.status_code == 502
+        (listed,) = (await client.get("/answers", headers=headers)).json()["answers"]
+        stored = await client.get(f"/answers/{listed['id']}", headers=headers)
+        assert stored.json()["cost_usd"] == (None if nano else 0)
+        assert await spent(keys) == nano
+
+
+async def test_a_request_that_cannot_be_is_not_held_against_its_key(
+    client: httpx2.AsyncClient, keys: Keys
+) -> None:
+    _, headers = await made(keys, per_minute=1)
+    for wrong in ({"members": ["nobody"]}, {"plan": {"strategy": "cascade"}}):
+        refused = await client.post("/answer", json={**PROMPT, **wrong}, headers=headers)
+        assert refused.status_code == 422
+    assert (await client.post("/answer", json=PROMPT, headers=headers)).status_code == 200
 
 
 async def test_a_budget_that_does_not_cover_a_run_refuses_it_unasked(
