@@ -20,6 +20,7 @@ from app.store import AnswerStore
 from app.store.keys import ApiKey, Keys, Scope
 from app.wiring import open_services
 from tests.conftest import settings
+from tests.fakes.nvidia import NvidiaFake
 from tests.fakes.openai_compatible import OpenAICompatibleFake
 from tests.serving import serve
 
@@ -275,6 +276,31 @@ async def test_a_judge_is_paid_too(host: OpenAICompatibleFake, database_url: str
         own = document["candidates"][0]["cost_usd"]
         assert document["cost_usd"] > own > 0
         assert await spent(keys) == round(document["cost_usd"] * NANO)
+
+
+async def test_a_reward_model_is_paid_by_its_tokens(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    prices = {
+        "paid": {"input_per_million": 0, "output_per_million": 0},
+        "nvidia": {"input_per_million": 1, "output_per_million": 10},
+    }
+    async with NvidiaFake() as nvidia:
+        board = {
+            "scorer": {"kind": "nvidia"},
+            "NVIDIA_API_KEY": nvidia.api_key,
+            "NVIDIA_BASE_URL": nvidia.base_url,
+            "prices": prices,
+        }
+        async with serve_paid(host, database_url, **board) as (client, keys):
+            _, headers = await made(keys, budget=NANO)
+            document = (await client.post("/answer", json=PROMPT, headers=headers)).json()
+            cost = await spent(keys)
+        told = nvidia.respond(nvidia.requests[-1]).body
+    assert isinstance(told, dict)
+    usage = told["usage"]
+    assert cost == usage["prompt_tokens"] * 1000 + usage["completion_tokens"] * 10_000 > 0
+    assert document["cost_usd"] == cost / NANO
 
 
 async def test_one_answer_for_an_idempotency_key(
