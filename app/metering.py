@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from app.calls import calls_of
 from app.domain import NANO, NOTHING, Plan, Prompt, Usage
@@ -66,6 +66,7 @@ class Charge:
     name: str
     price: Price | None
     most: Usage
+    of: Literal["member", "scorer"] = "member"
 
     def bound(self) -> int:
         """Nano-dollars. Raises `BudgetError` if the price is not known."""
@@ -99,7 +100,7 @@ class Tariff:
         """A scorer's score of a prompt and a reply that are `read` tokens together."""
         rate = self.scorers.get(scorer, ScorerPrice(None))
         most = Usage(rate.factor * read + rate.input_tokens, rate.output_tokens)
-        return Charge(scorer, rate.price, most)
+        return Charge(scorer, rate.price, most, "scorer")
 
     def quote(self, prompt: Prompt, plan: Plan, scorers: Sequence[str]) -> int:
         """The most a run costs, in nano-dollars, if no call has to be repeated; every scorer may
@@ -131,6 +132,9 @@ class Billed(Protocol):
 
 T = TypeVar("T", bound=Billed)
 
+Booked = Callable[[Charge, int | None], None]
+"""Told of every call that is over what it cost, in nano-dollars; None if that is not known."""
+
 
 @dataclass
 class Meter:
@@ -142,6 +146,7 @@ class Meter:
     limit: int | None = None
     spent: int = 0
     known: bool = True
+    priced: bool = True
     _held: int = 0
 
     @property
@@ -150,8 +155,17 @@ class Meter:
         price or tokens are not known."""
         return self.spent / NANO if self.known else None
 
+    @property
+    def cost_bound_usd(self) -> float | None:
+        """The most it can have cost; None if some call's price is not known."""
+        return self.spent / NANO if self.priced else None
+
     async def call(
-        self, charge: Charge, call: Callable[[], Awaitable[T]], passage: Passage = nullcontext
+        self,
+        charge: Charge,
+        call: Callable[[], Awaitable[T]],
+        passage: Passage = nullcontext,
+        booked: Booked | None = None,
     ) -> T:
         """The call, made inside the passage and booked: by its tokens if it or its error tells
         them, else at the most it could have cost. What does not get through the passage costs
@@ -167,11 +181,18 @@ class Meter:
         self._held += bound
         try:
             async with passage():
-                return await self._booked(charge.price, bound, call)
+                return await self._book(charge, bound, call, booked)
         finally:
             self._held -= bound
 
-    async def _booked(self, price: Price | None, bound: int, call: Callable[[], Awaitable[T]]) -> T:
+    async def _book(
+        self,
+        charge: Charge,
+        bound: int,
+        call: Callable[[], Awaitable[T]],
+        booked: Booked | None,
+    ) -> T:
+        price = charge.price
         billed: Usage | None = None
         try:
             result = await call()
@@ -181,9 +202,14 @@ class Meter:
             billed = error.usage
             raise
         finally:
-            self.spent += price.of(billed) if price and billed else bound
             # Of a free call there is nothing left to be known.
-            self.known &= price is not None and (price.free or billed is not None)
+            billed = NOTHING if billed is None and price and price.free else billed
+            cost = price.of(billed) if price and billed else None
+            self.spent += bound if cost is None else cost
+            self.known &= cost is not None
+            self.priced &= price is not None
+            if booked:
+                booked(charge, cost)
 
 
 def prompt_tokens(prompt: Prompt) -> int:

@@ -52,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         try:
-            async with open_services(settings, metrics.watch) as services:
+            async with open_services(settings, metrics.watch, booked=metrics.book) as services:
                 await check_door(services)
                 _say_who_sits(services)
                 metrics.gates = services.ensemble.gates
