@@ -110,6 +110,12 @@ class Usage:
     output_tokens: int
 
 
+NOTHING = Usage(0, 0)
+
+# Money is counted in nano-dollars: so many are a USD.
+NANO = 10**9
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What one provider returned.

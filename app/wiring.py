@@ -364,10 +364,16 @@ def _scorer_price(
 ) -> ScorerPrice:
     match spec:
         case JudgeScorerSpec():
-            from app.scorers.judge import RUBRIC_TOKENS
+            from app.scorers.judge import ESCAPE_FACTOR, RUBRIC_TOKENS
 
-            return ScorerPrice(members.get(spec.member or ""), RUBRIC_TOKENS, spec.max_tokens)
-        case NvidiaScorerSpec() | RemoteScorerSpec():
+            price = members.get(spec.member or "")
+            return ScorerPrice(price, RUBRIC_TOKENS, spec.max_tokens, ESCAPE_FACTOR)
+        case NvidiaScorerSpec():
+            from app.scorers.nvidia import OUTPUT_TOKENS
+
+            price = _listed(settings, spec.kind, spec.model)
+            return ScorerPrice(price, output_tokens=OUTPUT_TOKENS)
+        case RemoteScorerSpec():
             return ScorerPrice(_listed(settings, spec.kind, spec.model))
         case LocalScorerSpec() | EmbeddedScorerSpec() | ScriptedScorerSpec():
             return ScorerPrice(FREE)

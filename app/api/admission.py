@@ -80,6 +80,7 @@ def run_for(
     ensemble, key_id = live.ensemble, caller.id if caller else None
 
     async def run(listener: Listener | None = None) -> Answer:
+        ensemble.check(plan)  # before it counts: what cannot be is not held against the key
         quote = partial(ensemble.quote, prompt, plan)
         async with admitted(live, caller, quote, plan.deadline_s) as meter:
             return await ensemble.answer(

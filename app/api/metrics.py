@@ -23,6 +23,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from app.domain import (
+    NANO,
     Answer,
     Candidate,
     Completed,
@@ -33,7 +34,7 @@ from app.domain import (
     Selected,
 )
 from app.gates import CIRCUITS, Gate
-from app.metering import NANO, Charge
+from app.metering import Charge
 
 disable_created_metrics()  # a second series for each one, which Prometheus has no use for
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from app.domain import Completion, Prompt, Usage
+from app.domain import NOTHING, Completion, Prompt, Usage
 from app.errors import ConfigurationError, UpstreamError
 from app.providers.google import (
     FINISH_REASONS,
@@ -139,6 +139,7 @@ async def _in_thread(call: Callable[[], T]) -> T:
             loop.call_soon_threadsafe(settle, *outcome)
 
     if not _THREADS.acquire(blocking=False):
-        raise UpstreamError("overloaded", f"google_generativeai: {MAX_THREADS} calls are stuck")
+        message = f"google_generativeai: {MAX_THREADS} calls are stuck"
+        raise UpstreamError("overloaded", message, usage=NOTHING)
     threading.Thread(target=run, daemon=True).start()
     return await done

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.domain import NANO
 from app.errors import BudgetError, LimitError, UnauthorizedError
 from app.store.schema import keys, leases
 from app.store.transactions import aware, reading, utc_now, writing
@@ -29,7 +30,6 @@ PREFIX = "sk-sb-"
 ID_PREFIX = "key_"
 SHOWN = len(PREFIX) + 6
 SECRET_BYTES = 32
-NANO = 10**9
 NOT_GOOD = "this API key is not known, was revoked, or has expired"
 
 

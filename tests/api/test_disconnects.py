@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from app.api import create_app
-from app.domain import Answer, Completion, Failure
+from app.domain import NANO, Answer, Completion, Failure
 from app.settings import Settings
 from app.store import AnswerStore, schema
 from app.store.idempotency import Claim, Idempotency
@@ -27,7 +27,6 @@ from tests.fakes.server import FakeServer
 from tests.serving import serve
 
 CLOSED_WITHIN_S = 0.25
-NANO = 10**9
 MEMBER_PRICE = {"input_per_million": 1.0, "output_per_million": 10.0}
 CHAT: dict[str, object] = {
     "model": "starboard",

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.api import create_app
+from app.domain import NANO
 from app.errors import ConfigurationError
 from app.metering import Price
 from app.settings import Settings
@@ -19,11 +20,13 @@ from app.store import AnswerStore
 from app.store.keys import ApiKey, Keys, Scope
 from app.wiring import open_services
 from tests.conftest import settings
+from tests.fakes.nvidia import NvidiaFake
 from tests.fakes.openai_compatible import OpenAICompatibleFake
 from tests.serving import serve
 
-NANO = 10**9
 PROMPT = {"prompt": "Which?", "max_tokens": 100}
+# Nano-dollars of one call to `paid`: the prompt at a token a byte, its template, and 100 tokens.
+MOST = (len("Which?") + 16) * 1000 + 100 * 10_000
 
 
 @pytest.fixture
@@ -197,6 +200,44 @@ async def test_what_a_run_cost_is_told_and_booked(
         assert again.json() == document
 
 
+@pytest.mark.parametrize(
+    ("fault", "nano"),
+    [
+        ("reset_mid_body", MOST),
+        ("reset_before_reply", MOST),
+        ("truncated_json", MOST),
+        ("html_502", MOST),
+        ("server_error_500", MOST),
+        ("gateway_timeout_504", MOST),
+        ("unauthorized_401", 0),
+        ("rate_limited_429", 0),
+        ("unavailable_503", 0),
+    ],
+)
+async def test_what_a_failure_may_have_cost_is_booked_and_told_as_unknown(
+    host: OpenAICompatibleFake, database_url: str, fault: str, nano: int, at_once: None
+) -> None:
+    host.fail(fault)
+    async with serve_paid(host, database_url) as (client, keys):
+        _, headers = await made(keys, budget=NANO)
+        failed = await client.post("/answer", json=PROMPT, headers=headers)
+        assert failed.status_code == 502
+        (listed,) = (await client.get("/answers", headers=headers)).json()["answers"]
+        stored = await client.get(f"/answers/{listed['id']}", headers=headers)
+        assert stored.json()["cost_usd"] == (None if nano else 0)
+        assert await spent(keys) == nano
+
+
+async def test_a_request_that_cannot_be_is_not_held_against_its_key(
+    client: httpx2.AsyncClient, keys: Keys
+) -> None:
+    _, headers = await made(keys, per_minute=1)
+    for wrong in ({"members": ["nobody"]}, {"plan": {"strategy": "cascade"}}):
+        refused = await client.post("/answer", json={**PROMPT, **wrong}, headers=headers)
+        assert refused.status_code == 422
+    assert (await client.post("/answer", json=PROMPT, headers=headers)).status_code == 200
+
+
 async def test_a_budget_that_does_not_cover_a_run_refuses_it_unasked(
     host: OpenAICompatibleFake, database_url: str
 ) -> None:
@@ -235,6 +276,31 @@ async def test_a_judge_is_paid_too(host: OpenAICompatibleFake, database_url: str
         own = document["candidates"][0]["cost_usd"]
         assert document["cost_usd"] > own > 0
         assert await spent(keys) == round(document["cost_usd"] * NANO)
+
+
+async def test_a_reward_model_is_paid_by_its_tokens(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    prices = {
+        "paid": {"input_per_million": 0, "output_per_million": 0},
+        "nvidia": {"input_per_million": 1, "output_per_million": 10},
+    }
+    async with NvidiaFake() as nvidia:
+        board = {
+            "scorer": {"kind": "nvidia"},
+            "NVIDIA_API_KEY": nvidia.api_key,
+            "NVIDIA_BASE_URL": nvidia.base_url,
+            "prices": prices,
+        }
+        async with serve_paid(host, database_url, **board) as (client, keys):
+            _, headers = await made(keys, budget=NANO)
+            document = (await client.post("/answer", json=PROMPT, headers=headers)).json()
+            cost = await spent(keys)
+        told = nvidia.respond(nvidia.requests[-1]).body
+    assert isinstance(told, dict)
+    usage = told["usage"]
+    assert cost == usage["prompt_tokens"] * 1000 + usage["completion_tokens"] * 10_000 > 0
+    assert document["cost_usd"] == cost / NANO
 
 
 async def test_one_answer_for_an_idempotency_key(

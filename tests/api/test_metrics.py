@@ -102,7 +102,7 @@ async def test_failures_tokens_and_the_circuit_are_told(database_url: str) -> No
 async def test_what_is_known_of_costs_is_summed_and_what_is_not_is_counted(
     database_url: str, at_once: None
 ) -> None:
-    """A member with a price, one without, and a scorer that tells no tokens."""
+    """A member with a price, one without, and a scorer without."""
     price = {"input_per_million": 1.0, "output_per_million": 10.0}
     async with MistralFake() as mistral, NvidiaFake() as nvidia, AnthropicFake() as claude:
         ours = settings(
@@ -113,7 +113,7 @@ async def test_what_is_known_of_costs_is_summed_and_what_is_not_is_counted(
             MISTRAL_BASE_URL=mistral.base_url,
             NVIDIA_API_KEY=nvidia.api_key,
             NVIDIA_BASE_URL=nvidia.base_url,
-            prices={"mistral": price, "nvidia": price},
+            prices={"mistral": price},
             scorer="nvidia",
         )
         async with serve(create_app(ours)) as client:

@@ -21,7 +21,7 @@ import httpx2
 import pytest
 from sqlalchemy import func, select
 
-from app.domain import OpenCircuit
+from app.domain import NANO, OpenCircuit
 from app.store import AnswerStore
 from app.store.circuits import Circuits
 from app.store.keys import ApiKey, Keys
@@ -29,7 +29,6 @@ from app.store.schema import keys as keys_table
 from app.store.schema import leases
 from tests.fakes.openai_compatible import OpenAICompatibleFake
 
-NANO = 10**9
 CLIENTS = 64
 PROMPT = {"prompt": "Which?", "max_tokens": 100}
 BOARD = """

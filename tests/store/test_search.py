@@ -17,7 +17,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, inspect, make_url, select, text
 
 from app.domain import Answer, Attributes, Feedback
-from app.errors import AnswerNotFoundError, InvalidRequestError
+from app.errors import AnswerNotFoundError, InvalidRequestError, StoreError
 from app.store import AnswerStore, Filter, schema
 from app.store import answers as answers_module
 from app.store.idempotency import Idempotency
