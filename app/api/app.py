@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -28,6 +27,7 @@ from app.api.metrics import Metrics
 from app.api.requests import Observed
 from app.api.security import check_door
 from app.api.services import State
+from app.background import background
 from app.errors import ConfigurationError
 from app.retention import keeping
 from app.settings import Settings
@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
+        doing = "start"
         try:
             async with open_services(settings, metrics.watch) as services:
                 await check_door(services)
@@ -61,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
                         _self_check(services),
                         keeping(services.store, settings.retention_days),
                     ):
+                        doing = "stop in order"
                         yield State(
                             services=services,
                             pings=health.pings_of(services),
@@ -68,7 +70,11 @@ def create_app(settings: Settings) -> FastAPI:
                             draining=draining,
                         )
         except ConfigurationError as error:
-            log.critical("cannot start: %s", error)
+            log.critical("cannot %s: %s", doing, error)
+            raise
+        except Exception:
+            # With its class and stack: uvicorn would print its text, which may quote anything.
+            log.critical("cannot %s", doing, exc_info=True)
             raise
         finally:
             metrics.close()
@@ -94,18 +100,13 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-@asynccontextmanager
-async def _self_check(services: Services) -> AsyncIterator[None]:
+def _self_check(services: Services) -> AbstractAsyncContextManager[None]:
     """Scorers are put to their self-check while the service already answers: a judge that takes
     its time must not hold up the start."""
-    check = services.ensemble.ladder.check(SELF_CHECK_S) if services.settings.self_check else None
-    checking = asyncio.create_task(check) if check else None
-    try:
-        yield
-    finally:
-        if checking:
-            checking.cancel()
-            await asyncio.gather(checking, return_exceptions=True)
+    if not services.settings.self_check:
+        return nullcontext()
+    ladder = services.ensemble.ladder
+    return background(lambda: ladder.check(SELF_CHECK_S), "the scorers' self-check")
 
 
 async def _to_docs() -> RedirectResponse:
