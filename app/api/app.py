@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
                         doing = "stop in order"
                         yield State(
                             services=services,
-                            pings=health.pings_of(services),
+                            dependencies=health.dependencies_of(services),
                             metrics=metrics,
                             draining=draining,
                         )
