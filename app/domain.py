@@ -377,7 +377,8 @@ class Feedback:
 class Answer:
     """The stored result of a run, with what people have said of it since, oldest first. `cost_usd`
     is that of every call made for it, to members and scorers, also of those that came to nothing;
-    None if it is not known."""
+    None if it is not known. `cost_bound_usd` is the most that these calls can have cost; None if a
+    price is not known. `key_id` is the API key's that asked, None where none was asked for."""
 
     id: str
     created: datetime
@@ -391,6 +392,8 @@ class Answer:
     missing: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     cost_usd: float | None = None
+    cost_bound_usd: float | None = None
+    key_id: str | None = None
     feedback: tuple[Feedback, ...] = ()
 
     @property

@@ -59,7 +59,7 @@ from app.errors import (
 from app.extraction import agreement
 from app.fusion import fusion_prompt
 from app.gates import Gate
-from app.metering import Billed, Charge, Meter, Tariff, prompt_tokens, text_tokens
+from app.metering import Billed, Booked, Charge, Meter, Tariff, prompt_tokens, text_tokens
 from app.providers import Provider
 from app.retries import Retries, limited
 from app.scorers import Scorer
@@ -96,7 +96,8 @@ class Ensemble:
 
     `timeout_s` limits one call to a member or scorer; a plan's deadline limits the run, and
     `max_calls` how many replies it may ask for. Without a `standing`, ties go as the plan has it.
-    `gates` stand before the members of their names, `watches` are set on every run of `answer`.
+    `gates` stand before the members of their names, `watches` are set on every run of `answer`,
+    and `booked` is told of every call.
     """
 
     members: Mapping[str, Provider]
@@ -108,6 +109,7 @@ class Ensemble:
     max_calls: int = 64
     gates: Mapping[str, Gate] = field(default_factory=dict)
     watches: tuple[Watch, ...] = ()
+    booked: Booked | None = None
 
     def quote(self, prompt: Prompt, plan: Plan) -> int:
         """The most the run may cost, in nano-dollars: what `answer` should find reserved. Raises as
@@ -129,11 +131,12 @@ class Ensemble:
         listener: Listener | None = None,
         *,
         tags: Mapping[str, str] | None = None,
+        key_id: str | None = None,
         meter: Meter | None = None,
         id_: str | None = None,
     ) -> Answer:
-        """Run the plan and return the answer, stored as `id_` or an id of its own. Every call is
-        booked on the `meter`.
+        """Run the plan and return the answer, stored as `id_` or an id of its own, with its `tags`
+        and the API key's `key_id` that asked. Every call is booked on the `meter`.
 
         A candidate is scored the moment it arrives, so the wait is the slowest member with its
         score; only a run that goes down the ladder scores again after that. Cancelling this call
@@ -142,14 +145,14 @@ class Ensemble:
         """
         self._check(plan)
         plan = self.standing.settle(plan) if self.standing else plan
-        run = _Run(_now(), plan.deadline_s, self.timeout_s, self.tariff, meter or Meter())
+        run = self._begin(plan.deadline_s, meter)
         descent = self.ladder.descent(partial(_score, run, prompt))
         with ExitStack() as watching:
             tell = _to_all([listener, *(watching.enter_context(watch()) for watch in self.watches)])
             record = _Record(tell)
             panel = _Panel(self.members, self.gates, run, descent, prompt, plan, tell=record)
             id_ = id_ or new_id("ans")
-            answer_of = partial(_answer, run, prompt, plan, id_=id_, tags=tags or {})
+            answer_of = partial(_answer, run, prompt, plan, id_=id_, tags=tags or {}, key_id=key_id)
             try:
                 info, settled = await panel.settled(await _ask(panel))
                 candidates = await _with_extracted(settled, plan)
@@ -179,7 +182,7 @@ class Ensemble:
 
         An empty reply is a failure of its own. Nothing is stored.
         """
-        run = _Run(_now(), deadline_s, self.timeout_s, self.tariff, meter or Meter())
+        run = self._begin(deadline_s, meter)
         descent = self.ladder.descent(partial(_score, run, prompt))
         completions = {
             str(place): Completion(text, "stop", "unknown")
@@ -192,6 +195,10 @@ class Ensemble:
             for place in range(len(replies))
         ]
         return _as_scored(info, [reply.score for reply in scored]), scored
+
+    def _begin(self, deadline_s: float, meter: Meter | None) -> _Run:
+        meter = meter or Meter()
+        return _Run(_now(), deadline_s, self.timeout_s, self.tariff, meter, self.booked)
 
     async def _save(self, answer: Answer, run: _Run) -> None:
         """Store the answer, with a little time of its own where the deadline leaves none."""
@@ -510,14 +517,15 @@ class _Record:
 
 @dataclass(frozen=True)
 class _Run:
-    """The clock of one run, by which its calls are limited and retried, and the meter on which
-    they are booked."""
+    """The clock of one run, by which its calls are limited and retried, the meter on which they are
+    booked, and who else is told."""
 
     started: float
     deadline_s: float
     timeout_s: float
     tariff: Tariff
     meter: Meter
+    told: Booked | None
 
     @property
     def remaining_s(self) -> float:
@@ -534,7 +542,7 @@ class _Run:
         is made inside the passage."""
 
         def booked() -> Awaitable[T]:
-            return self.meter.call(charge, call)
+            return self.meter.call(charge, call, self.told)
 
         return await RETRIES.outcome(
             name, lambda: self._attempt(name, booked, passage), lambda: self.remaining_s
@@ -564,6 +572,7 @@ def _answer(
     candidates: tuple[ScoredCandidate, ...],
     scorer: ScorerInfo,
     tags: Mapping[str, str],
+    key_id: str | None,
 ) -> Answer:
     plan = _comparing(plan, scorer)
     selection = STRATEGIES[plan.strategy](candidates, plan)
@@ -584,6 +593,8 @@ def _answer(
         missing=missing,
         tags=tags,
         cost_usd=run.meter.cost_usd,
+        cost_bound_usd=run.meter.cost_bound_usd,
+        key_id=key_id,
     )
 
 

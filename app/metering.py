@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from app.domain import FailureKind, Plan, Prompt, Usage
 from app.errors import BudgetError, UpstreamError
@@ -66,6 +66,7 @@ class Charge:
     name: str
     price: Price | None
     most: Usage
+    of: Literal["member", "scorer"] = "member"
 
     def bound(self) -> int:
         """Nano-dollars. Raises `BudgetError` if the price is not known."""
@@ -98,7 +99,8 @@ class Tariff:
     def score(self, scorer: str, read: int) -> Charge:
         """A scorer's score of a prompt and a reply that are `read` tokens together."""
         rate = self.scorers.get(scorer, ScorerPrice(None))
-        return Charge(scorer, rate.price, Usage(read + rate.input_tokens, rate.output_tokens))
+        most = Usage(read + rate.input_tokens, rate.output_tokens)
+        return Charge(scorer, rate.price, most, "scorer")
 
     def quote(self, prompt: Prompt, plan: Plan, scorers: Sequence[str]) -> int:
         """The most a run costs, in nano-dollars, if no call has to be repeated; every scorer may
@@ -130,6 +132,9 @@ class Billed(Protocol):
 
 T = TypeVar("T", bound=Billed)
 
+Booked = Callable[[Charge, int | None], None]
+"""Told of every call that is over what it cost, in nano-dollars; None if that is not known."""
+
 
 @dataclass
 class Meter:
@@ -141,6 +146,7 @@ class Meter:
     limit: int | None = None
     spent: int = 0
     known: bool = True
+    priced: bool = True
     _held: int = 0
 
     @property
@@ -149,7 +155,14 @@ class Meter:
         price or tokens are not known."""
         return self.spent / NANO if self.known else None
 
-    async def call(self, charge: Charge, call: Callable[[], Awaitable[T]]) -> T:
+    @property
+    def cost_bound_usd(self) -> float | None:
+        """The most it can have cost; None if some call's price is not known."""
+        return self.spent / NANO if self.priced else None
+
+    async def call(
+        self, charge: Charge, call: Callable[[], Awaitable[T]], booked: Booked | None = None
+    ) -> T:
         """The call, booked: by its tokens if it tells them, else at the most it could have cost.
 
         Raises `UpstreamError` (refused_request) instead of making it if what is left of the limit
@@ -172,9 +185,14 @@ class Meter:
             raise
         finally:
             self._held -= bound
-            self.spent += price.of(billed) if price and billed else bound
             # Of a free call there is nothing left to be known.
-            self.known &= price is not None and (price.free or billed is not None)
+            billed = NOTHING if billed is None and price and price.free else billed
+            cost = price.of(billed) if price and billed else None
+            self.spent += bound if cost is None else cost
+            self.known &= cost is not None
+            self.priced &= price is not None
+            if booked:
+                booked(charge, cost)
 
 
 def prompt_tokens(prompt: Prompt) -> int:

@@ -14,7 +14,7 @@ import httpx2
 from app.ensemble import AnswerSink, Ensemble, Watch
 from app.errors import ConfigurationError
 from app.gates import Gate
-from app.metering import FREE, Price, ScorerPrice, Tariff
+from app.metering import FREE, Booked, Price, ScorerPrice, Tariff
 from app.providers import Provider
 from app.providers.http import open_http
 from app.scorers import Scorer
@@ -68,9 +68,11 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, *watches: Watch, booked: Booked | None = None
+) -> AsyncIterator[Services]:
     """Open everything the settings name; raises `ConfigurationError` that says what to set. The
-    watches are set on every run."""
+    watches are set on every run, and `booked` is told of every call."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(AnswerStore.open(settings.database_url))
         http = open_http()
@@ -108,6 +110,7 @@ async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Se
             settings.max_calls,
             gates={s.name: _gate(s, settings) for s in settings.seats if s.name in members},
             watches=watches,
+            booked=booked,
         )
         keys, idempotency = Keys(store.engine), Idempotency(store.engine)
         yield Services(settings, settings.seats, ensemble, store, standing, keys, idempotency)

@@ -101,6 +101,31 @@ async def test_an_unknown_price_is_never_taken_for_nothing() -> None:
     assert free.cost_usd == 0
 
 
+async def test_the_most_it_can_have_cost_is_known_if_every_price_is() -> None:
+    meter = Meter()
+    await meter.call(charge(), done)
+    assert meter.cost_bound_usd == meter.cost_usd == 50e-9
+    await meter.call(charge(), told_nothing)
+    assert meter.cost_bound_usd == 350e-9
+    assert meter.cost_usd is None
+    await meter.call(charge(None), done)
+    assert meter.cost_bound_usd is None
+
+
+async def test_who_listens_is_told_of_every_call_and_of_none_that_was_not_made() -> None:
+    told: list[tuple[str, int | None]] = []
+
+    def booked(charge: Charge, cost: int | None) -> None:
+        told.append((charge.name, cost))
+
+    meter = Meter()
+    for price, call in ((CENT, done), (CENT, told_nothing), (None, done), (FREE, told_nothing)):
+        await meter.call(charge(price), call, booked)
+    with pytest.raises(UpstreamError):
+        await Meter(limit=0).call(charge(), done, booked)
+    assert told == [("a", 50), ("a", None), ("a", None), ("a", 0)]
+
+
 @pytest.mark.parametrize(
     ("plan", "nano"),
     [

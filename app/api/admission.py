@@ -7,16 +7,16 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Header, Request
 from pydantic import BaseModel
 
 from app.domain import Answer, Listener, Plan, Prompt
 from app.ensemble import STORE_GRACE_S
-from app.errors import InProgressError, InvalidRequestError, StoreError
+from app.errors import InProgressError, InvalidRequestError, RequestError, StoreError
 from app.metering import Meter
 from app.store.idempotency import Claim
 from app.store.keys import ApiKey
@@ -27,6 +27,8 @@ log = logging.getLogger("starboard")
 # A lease outlives its run, so that its room in the budget is not given away while money is spent.
 MARGIN_S = 5.0
 POLL_S = 0.1
+
+T = TypeVar("T")
 
 IdempotencyKey = Annotated[
     str | None,
@@ -54,7 +56,8 @@ async def admitted(
         yield Meter()
         return
     reserve = 0 if caller.budget is None else quote()
-    lease = await live.keys.admit(caller.id, reserve, _lease_s(deadline_s))
+    admitting = live.keys.admit(caller.id, reserve, _lease_s(deadline_s))
+    lease = await _or_undone(admitting, lambda lease: live.keys.settle(lease, 0))
     meter = Meter(None if caller.budget is None else reserve)
     try:
         yield meter
@@ -74,14 +77,28 @@ def run_for(
     id_: str,
 ) -> Callable[..., Coroutine[Any, Any, Answer]]:
     """A run of the board within the caller's limits, to be called with a listener or without."""
-    ensemble = live.ensemble
+    ensemble, key_id = live.ensemble, caller.id if caller else None
 
     async def run(listener: Listener | None = None) -> Answer:
         quote = partial(ensemble.quote, prompt, plan)
         async with admitted(live, caller, quote, plan.deadline_s) as meter:
-            return await ensemble.answer(prompt, plan, listener, tags=tags, meter=meter, id_=id_)
+            return await ensemble.answer(
+                prompt, plan, listener, tags=tags, key_id=key_id, meter=meter, id_=id_
+            )
 
     return run
+
+
+async def _or_undone(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]]) -> T:
+    """The result of the work; if cancelled meanwhile, it is done to its end and then undone: what
+    the database has taken by then would else be held until its lease ends."""
+    working = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        with suppress(RequestError):
+            await undo(await working)
+        raise
 
 
 async def _or_logged(work: Awaitable[None], said: str) -> None:
@@ -113,7 +130,8 @@ async def once(
     scope = caller.id if caller else ""
     said = f"{request.url.path}\n{body.model_dump_json()}"
     digest = hashlib.sha256(said.encode()).hexdigest()
-    claim = await live.idempotency.claim(scope, key, digest, _lease_s(deadline_s))
+    claiming = live.idempotency.claim(scope, key, digest, _lease_s(deadline_s))
+    claim = await _or_undone(claiming, lambda claim: live.idempotency.finish(claim, None))
     if claim.owner is None:
         return await live.store.get(await _answer_id(live, claim, deadline_s))
     answer_id = None

@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         doing = "start"
         try:
-            async with open_services(settings, metrics.watch) as services:
+            async with open_services(settings, metrics.watch, booked=metrics.book) as services:
                 await check_door(services)
                 _say_who_sits(services)
                 metrics.gates = services.ensemble.gates

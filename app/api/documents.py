@@ -420,6 +420,9 @@ class StartedDocument(BaseModel):
     member: str
 
 
+ASKED_WITH = "Id of the API key it was asked with; null if there was none."
+
+
 class AnswerDocument(BaseModel):
     """The best original reply, with its scores and the evidence for the choice.
 
@@ -444,8 +447,12 @@ class AnswerDocument(BaseModel):
         description="Of every call to members and scorers, also those that came to nothing; "
         "null if a price or a number of tokens is not known."
     )
+    cost_bound_usd: float | None = Field(
+        description="The most that these calls can have cost; null if a price is not known."
+    )
     timings: TimingsDocument
     tags: dict[str, str]
+    key: str | None = Field(description=ASKED_WITH)
 
 
 class FeedbackDocument(BaseModel):
@@ -483,6 +490,7 @@ class SummaryDocument(BaseModel):
     strategy: str
     quality: Quality
     tags: dict[str, str]
+    key: str | None = Field(description=ASKED_WITH)
     feedback: int = Field(description="How often something was said of it.")
 
 
@@ -572,8 +580,10 @@ def answer_document(answer: Answer) -> AnswerDocument:
         candidates=[candidate_document(c, ranks.get(c.candidate.id)) for c in answer.candidates],
         usage=_total_usage(c.candidate for c in answer.candidates),
         cost_usd=answer.cost_usd,
+        cost_bound_usd=answer.cost_bound_usd,
         timings=TimingsDocument(**asdict(answer.timings)),
         tags=dict(answer.tags),
+        key=answer.key_id,
     )
 
 
@@ -592,6 +602,7 @@ def summary_document(answer: Answer) -> SummaryDocument:
         strategy=answer.selection.strategy,
         quality=answer.quality,
         tags=dict(answer.tags),
+        key=answer.key_id,
         feedback=len(answer.feedback),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    model_validator,
 )
 
 from app import export
@@ -35,6 +36,29 @@ TagFilter = Annotated[
 ]
 TAGS = "`key:value`, parted by the first colon; an answer must have all that are given."
 
+KeyId = Annotated[
+    str, StringConstraints(pattern=r"^[\w-]{1,40}$"), Field(examples=["key_0123456789abcdef"])
+]
+KEY = "Id of the API key that asked."
+
+
+class EraseQuery(BaseModel):
+    """Which answers: at least one of `tag` and `key`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tag: list[TagFilter] = Field(default=[], max_length=16, description=TAGS)
+    key: KeyId | None = Field(default=None, description=KEY)
+
+    @model_validator(mode="after")
+    def _says_which(self) -> Self:
+        if not self.tag and self.key is None:
+            raise ValueError("say which answers: a tag or a key")
+        return self
+
+    def to_filter(self) -> Filter:
+        return Filter(tags=_tags(self.tag), key_id=self.key)
+
 
 class ListQuery(BaseModel):
     """Which answers, and which page of them."""
@@ -51,6 +75,7 @@ class ListQuery(BaseModel):
     strategy: Annotated[Text, StringConstraints(max_length=32)] | None = None
     quality: Quality | None = None
     tag: list[TagFilter] = Field(default=[], max_length=16, description=TAGS)
+    key: KeyId | None = Field(default=None, description=KEY)
     feedback: bool | None = Field(default=None, description="Whether anything was said of it.")
     since: AwareDatetime | None = None
     until: AwareDatetime | None = Field(default=None, description="Exclusive.")
@@ -58,8 +83,8 @@ class ListQuery(BaseModel):
     cursor: str | None = Field(default=None, max_length=40, description="The `next` of a page.")
 
     def to_filter(self) -> Filter:
-        plain = self.model_dump(exclude={"tag", "limit", "cursor"})
-        return Filter(tags=_tags(self.tag), **plain)
+        plain = self.model_dump(exclude={"tag", "key", "limit", "cursor"})
+        return Filter(tags=_tags(self.tag), key_id=self.key, **plain)
 
 
 class ErasedDocument(BaseModel):
@@ -80,12 +105,10 @@ async def list_answers(wanted: Annotated[ListQuery, Query()], live: Live) -> Sum
 @router.delete(
     "/answers", responses=responses(401, 403, 422, 503), dependencies=[Depends(needs("admin"))]
 )
-async def erase_answers(
-    tag: Annotated[list[TagFilter], Query(min_length=1, max_length=16, description=TAGS)],
-    live: Live,
-) -> ErasedDocument:
-    """Erase the answers with these tags, with candidates, feedback and what they are found by."""
-    return ErasedDocument(erased=await live.store.erase_all(Filter(tags=_tags(tag))))
+async def erase_answers(wanted: Annotated[EraseQuery, Query()], live: Live) -> ErasedDocument:
+    """Erase the answers with all these tags and of this API key, with candidates, feedback and what
+    they are found by."""
+    return ErasedDocument(erased=await live.store.erase_all(wanted.to_filter()))
 
 
 @router.delete(
@@ -109,12 +132,14 @@ async def erase_answer(answer_id: AnswerId, live: Live) -> None:
     dependencies=[Depends(needs("admin"))],
 )
 async def export_rows(
-    shape: Annotated[export.Format, Query(alias="format")], live: Live
+    shape: Annotated[export.Format, Query(alias="format")],
+    live: Live,
+    key: Annotated[KeyId | None, Query(description=KEY)] = None,
 ) -> StreamingResponse:
-    """All answers as rows to train from, as JSON lines, oldest first (docs/data.md). Only replies
-    of members whose `trainable` is true."""
+    """All answers, or those of one API key, as rows to train from, as JSON lines, oldest first
+    (docs/data.md). Only replies of members whose `trainable` is true."""
     await live.store.ping()  # what fails later can only break off the stream
-    lines = export.lines(live.store.answers(), shape, live.settings.trainable)
+    lines = export.lines(live.store.answers(key), shape, live.settings.trainable)
     return StreamingResponse(lines, media_type=JSON_LINES)
 
 

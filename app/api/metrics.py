@@ -1,6 +1,7 @@
 """What `GET /metrics` tells Prometheus.
 
-Runs are counted from the ensemble's events and finished answers, here alone. Labels take values
+Runs are counted from the ensemble's events and finished answers, money as it is booked, here
+alone. Labels take values
 from short lists only (members, scorers, kinds, routes); no id and no text of anybody is one.
 """
 
@@ -32,6 +33,7 @@ from app.domain import (
     Selected,
 )
 from app.gates import CIRCUITS, Gate
+from app.metering import NANO, Charge
 
 disable_created_metrics()  # a second series for each one, which Prometheus has no use for
 
@@ -93,6 +95,14 @@ class Metrics:
         self.tokens = counter(
             "member_tokens_total", "Tokens of completions, as billed.", "member", "direction"
         )
+        self.cost = {
+            of: counter(f"{of}_cost_usd_total", f"What calls to a {of} cost, where known.", of)
+            for of in ("member", "scorer")
+        }
+        self.cost_unknown = {
+            of: counter(f"{of}_cost_unknown_total", f"Calls to a {of} of unknown cost.", of)
+            for of in ("member", "scorer")
+        }
         self.wins = counter("member_wins_total", "Answers that a member's reply won.", "member")
         self.rewards = histogram(
             "reward", "Rewards, on each scorer's own scale.", "scorer", buckets=REWARDS
@@ -139,6 +149,13 @@ class Metrics:
             self.runs_in_progress.dec()
             self.runs.labels(outcome).inc()
             self._show_gates()
+
+    def book(self, charge: Charge, cost: int | None) -> None:
+        """Count what a call cost, in nano-dollars; None if that is not known."""
+        # Also by 0: a series must be there before it counts, and one that costs nothing says so.
+        self.cost_unknown[charge.of].labels(charge.name).inc(cost is None)
+        if cost is not None:
+            self.cost[charge.of].labels(charge.name).inc(cost / NANO)
 
     def close(self) -> None:
         """The states of a process that ends are no longer told by those it shared with."""

@@ -108,13 +108,16 @@ class AnswerStore:
             raise AnswerNotFoundError(f"there is no answer {answer_id}")
         return found[0]
 
-    async def answers(self) -> AsyncIterator[Answer]:
-        """All answers, oldest first, without holding the database while one is looked at.
+    async def answers(self, key_id: str | None = None) -> AsyncIterator[Answer]:
+        """All answers, or those of one API key, oldest first, without holding the database while
+        one is looked at.
 
         One that is stored meanwhile may be missed, if its run had begun before the last one read.
         """
         key = tuple_(schema.answers.c.created, schema.answers.c.id)
         first = select(schema.answers).order_by(*key).limit(PAGE)
+        if key_id is not None:
+            first = first.where(schema.answers.c.key_id == key_id)
         page = await self._page(first)
         while page:
             for answer in page:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import RowMapping, delete, func, insert, select, update
+from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.errors import BudgetError, LimitError, UnauthorizedError
@@ -121,11 +121,16 @@ class Keys:
         async with reading(self.engine) as connection:
             return (await connection.execute(select(keys.c.id).limit(1))).first() is not None
 
+    async def named(self, which: str) -> ApiKey | None:
+        """The key of that id or prefix, good or not; None if there is no such key."""
+        async with reading(self.engine) as connection:
+            row = (await connection.execute(_named(which))).mappings().first()
+        return self._key(row) if row else None
+
     async def revoke(self, which: str) -> ApiKey | None:
         """Revoke the key of that id or prefix for good; None if there is no such key."""
-        named = (keys.c.id == which) | (keys.c.prefix == which)
         async with writing(self.engine) as connection:
-            found = await connection.execute(select(keys).where(named).with_for_update())
+            found = await connection.execute(_named(which).with_for_update())
             row = found.mappings().first()
             if row is None:
                 return None
@@ -209,6 +214,10 @@ class Keys:
             period=row["period"],
             spent=0 if of_before else row["spent"],
         )
+
+
+def _named(which: str) -> Select[*tuple[Any, ...]]:
+    return select(keys).where((keys.c.id == which) | (keys.c.prefix == which))
 
 
 async def _locked(connection: AsyncConnection, key_id: str) -> RowMapping:

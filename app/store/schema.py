@@ -43,6 +43,9 @@ answers = Table(
     Column("missing", JSON, nullable=False),
     Column("tags", JSON, nullable=False),
     Column("cost_usd", Float),
+    Column("cost_bound_usd", Float),
+    # Not a foreign key: what an answer is erased by must not depend on another row.
+    Column("key_id", String(40)),
     Index(None, "created"),
 )
 
@@ -114,7 +117,7 @@ leases = Table(
 )
 
 # `answer_id` is null while the request is under way, which it is at most until `expires`. `scope`
-# is the API key's id, empty where no key is asked for.
+# is the API key's id, empty where no key is asked for. The row goes with its answer.
 idempotency = Table(
     "idempotency",
     metadata,
@@ -123,8 +126,9 @@ idempotency = Table(
     Column("digest", String(64), nullable=False),
     Column("owner", String(40), nullable=False),
     Column("expires", DateTime(timezone=True), nullable=False),
-    Column("answer_id", String(40)),
+    Column("answer_id", ForeignKey("answers.id", ondelete="CASCADE")),
     Column("created", DateTime(timezone=True), nullable=False),
+    Index(None, "answer_id"),
     Index(None, "created"),
 )
 
@@ -140,11 +144,13 @@ listing = Table(
     Column("member", String(200)),
     Column("strategy", String(32), nullable=False),
     Column("quality", String(16), nullable=False),
+    Column("key_id", String(40)),
     Column("has_feedback", Boolean, nullable=False),
     Index(None, "answer_id", unique=True),
     Index(None, "member", "number"),
     Index(None, "strategy", "number"),
     Index(None, "quality", "number"),
+    Index(None, "key_id", "number"),
     Index(None, "has_feedback", "number"),
 )
 

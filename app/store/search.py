@@ -64,15 +64,16 @@ Phrase = tuple[str, ...]
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which answers. `q` are words, all of which stand in the prompt or the chosen reply; those in
-    double quotes in that order. `member` wrote the chosen reply;
-    `tags` are keys and values, all of which it has. `since` and `until` (exclusive)
-    are times of asking, to the millisecond.
+    double quotes in that order. `member` wrote the chosen reply; `key_id` is the API key's that
+    asked; `tags` are keys and values, all of which it has. `since` and `until` (exclusive) are
+    times of asking, to the millisecond.
     """
 
     q: str | None = None
     member: str | None = None
     strategy: str | None = None
     quality: Quality | None = None
+    key_id: str | None = None
     tags: Iterable[tuple[str, str]] = ()
     feedback: bool | None = None
     since: datetime | None = None
@@ -117,7 +118,7 @@ def phrases_of(q: str) -> tuple[Phrase, ...]:
 
 
 def document_of(answer: Answer) -> str:
-    """What an answer is found by: the conversation, the chosen reply, its member and its tags."""
+    """What an answer is found by: the conversation, the chosen reply, its member, tags and key."""
     winner = answer.winner
     outcome = winner.candidate.outcome if winner else None
     return document(
@@ -125,24 +126,31 @@ def document_of(answer: Answer) -> str:
         outcome.text if isinstance(outcome, Completion) else "",
         winner.candidate.member if winner else None,
         answer.tags.items(),
+        answer.key_id,
     )
 
 
 def document(
-    turns: Sequence[str], reply: str, member: str | None, tags: Iterable[tuple[str, str]]
+    turns: Sequence[str],
+    reply: str,
+    member: str | None,
+    tags: Iterable[tuple[str, str]],
+    key_id: str | None = None,
 ) -> str:
     # From the end: the last turn is the one that the reply answers.
     asked = words_of("\n".join(turns)[-CHARACTERS:])[-WORDS_EACH:]
     replied = words_of(reply[:CHARACTERS])[:WORDS_EACH]
-    return " ".join((*asked, *replied, *_marks(member, tags)))
+    return " ".join((*asked, *replied, *_marks(member, tags, key_id)))
 
 
-def _marks(member: str | None, tags: Iterable[tuple[str, str]]) -> Iterator[str]:
+def _marks(
+    member: str | None, tags: Iterable[tuple[str, str]], key_id: str | None
+) -> Iterator[str]:
     """Words that stand for what an answer is: with these the index itself finds the few answers
     of one user among the many with a frequent word. Whether they tell the truth the tables say.
     """
-    named = [("member", member)] if member is not None else []
-    for mark in (*named, *tags):
+    named = (("member", member), ("key", key_id))
+    for mark in (*((of, name) for of, name in named if name is not None), *tags):
         yield "m" + hashlib.sha256("\0".join(mark).encode()).hexdigest()[:16]
 
 
@@ -174,12 +182,13 @@ def newest(wanted: Filter, dialect: str, *, below: int | None, limit: int) -> Se
     if wanted.q is not None:
         number = WORDS.c.rowid if dialect == "sqlite" else WORDS.c.number
         found = found.join(WORDS, number == listing.c.number)
-        marks = ((mark,) for mark in _marks(wanted.member, wanted.tags))
+        marks = ((mark,) for mark in _marks(wanted.member, wanted.tags, wanted.key_id))
         found = found.where(_hold(dialect, (*phrases_of(wanted.q), *marks)))
     exact = {
         "member": wanted.member,
         "strategy": wanted.strategy,
         "quality": wanted.quality,
+        "key_id": wanted.key_id,
         "has_feedback": wanted.feedback,
     }
     found = found.where(*(listing.c[n] == v for n, v in exact.items() if v is not None))

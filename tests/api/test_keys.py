@@ -272,6 +272,52 @@ async def test_a_request_still_under_way_is_waited_for_until_the_deadline(
         assert (await client.post("/answer", json=body, headers=named)).status_code == 200
 
 
+CHAT = {"model": "starboard", "messages": [{"role": "user", "content": "Which?"}]}
+
+
+async def test_answers_of_every_route_are_listed_and_erased_by_the_key_that_asked(
+    client: httpx2.AsyncClient, keys: Keys
+) -> None:
+    """Also those of a key that was revoked; another key's stay."""
+    await client.post("/answer", json=PROMPT)  # while none is asked for
+    (one, ours), (two, theirs) = [await made(keys, "answer", "read") for _ in range(2)]
+    _, admin = await made(keys, "admin")
+    asked = (("/answer", PROMPT), ("/v1/chat/completions", CHAT))
+    for path, body in asked:
+        for more in ({}, {"stream": True}):
+            response = await client.post(path, json={**body, **more}, headers=ours)
+            assert response.status_code == 200
+    nobody = {"prompt": "Which?", "plan": {"floor": 9}}
+    assert (await client.post("/answer", json=nobody, headers=theirs)).json()["key"] == two.id
+
+    async def listed(**query: str) -> list[str | None]:
+        response = await client.get("/answers", params=query, headers=theirs)
+        return [answer["key"] for answer in response.json()["answers"]]
+
+    assert await listed() == [two.id, *[one.id] * 4, None]
+    assert await listed(key=one.id) == await listed(key=one.id, q="second") == [one.id] * 4
+    exported = await client.get("/export", params={"format": "sft", "key": one.id}, headers=admin)
+    assert len(exported.text.splitlines()) == 4
+    await keys.revoke(one.id)
+    its = {"key": one.id}
+    assert (await client.delete("/answers", params=its, headers=theirs)).status_code == 403
+    erased = await client.delete("/answers", params=its, headers=admin)
+    assert erased.json() == {"erased": 4}
+    assert await listed() == [two.id, None]
+
+
+async def test_what_is_erased_may_be_asked_again_under_its_idempotency_key(
+    client: httpx2.AsyncClient, keys: Keys
+) -> None:
+    key, headers = await made(keys, "admin")
+    named = {**headers, "idempotency-key": "order-1"}
+    first = (await client.post("/answer", json=PROMPT, headers=named)).json()["id"]
+    await client.delete("/answers", params={"key": key.id}, headers=headers)
+    again = await client.post("/answer", json=PROMPT, headers=named)
+    assert again.status_code == 200
+    assert again.json()["id"] != first
+
+
 async def test_a_board_that_asks_itself_stops(scripted: Settings) -> None:
     async with serve(create_app(scripted)) as client:
         for hop, status in {"2": 200, "3": 508, "x": 422, "-1": 422}.items():

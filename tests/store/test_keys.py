@@ -14,6 +14,7 @@ from app.errors import BudgetError, IdempotencyError, LimitError, UnauthorizedEr
 from app.store import AnswerStore, schema
 from app.store.idempotency import Idempotency
 from app.store.keys import Keys
+from tests.samples import answer
 
 NOON = datetime(2026, 1, 31, 12, 0, 30, tzinfo=UTC)
 
@@ -42,7 +43,7 @@ async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncItera
     async with AnswerStore.open(url) as opened:
         yield opened
         async with opened.engine.begin() as connection:
-            for table in (schema.leases, schema.keys, schema.idempotency):
+            for table in (schema.leases, schema.keys, schema.idempotency, schema.answers):
                 await connection.execute(table.delete())
 
 
@@ -163,7 +164,8 @@ async def test_many_at_once_are_held_to_the_limits_exactly(keys: Keys) -> None:
 
 
 @pytest.fixture
-def idempotency(store: AnswerStore, clock: Clock) -> Idempotency:
+async def idempotency(store: AnswerStore, clock: Clock) -> Idempotency:
+    await store.save(answer("ans_1"))
     return Idempotency(store.engine, clock)
 
 
@@ -206,3 +208,14 @@ async def test_a_record_is_kept_for_a_day(idempotency: Idempotency, clock: Clock
     assert (await idempotency.claim("", "k", "d", 60)).answer_id == "ans_1"
     clock.passes(minutes=1)
     assert (await idempotency.claim("", "k", "other", 60)).owner
+
+
+async def test_an_answer_that_is_erased_frees_its_key(
+    store: AnswerStore, idempotency: Idempotency
+) -> None:
+    await store.save(answer("ans_2"))
+    for name, id_ in (("k", "ans_1"), ("other", "ans_2")):
+        await idempotency.finish(await idempotency.claim("", name, "d", 60), id_)
+    await store.erase("ans_1")
+    assert (await idempotency.claim("", "k", "another", 60)).owner
+    assert (await idempotency.claim("", "other", "d", 60)).answer_id == "ans_2"

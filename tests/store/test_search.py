@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, select, text
 
 from app.domain import Answer, Attributes, Feedback
 from app.errors import AnswerNotFoundError, InvalidRequestError, StoreError
-from app.store import AnswerStore, Filter
+from app.store import AnswerStore, Filter, schema
 from app.store import answers as answers_module
+from app.store.idempotency import Idempotency
 from app.store.search import LAST, cursor_of, number_at, words_of
 from tests.samples import answer, competition, prompt, scored
 
@@ -39,6 +40,7 @@ def asked(
         "selection": selection,
         "quality": "full",
         "tags": {},
+        "key_id": None,
     }
     return replace(one, **(defaults | values))
 
@@ -107,6 +109,11 @@ async def test_answers_of_one_moment_are_all_listed(store: AnswerStore) -> None:
         ({"tags": [("user", "u1"), ("app", "x")]}, [4]),
         ({"tags": [("user", "u1"), ("user", "u2")]}, []),
         ({"tags": [("u1", "user")]}, []),
+        ({"key_id": "key_2"}, [2, 1]),
+        ({"key_id": "key_2", "member": "b"}, [1]),
+        ({"key_id": "key_2", "q": "why", "strategy": "fuse"}, [2]),
+        ({"key_id": "key_2", "tags": [("user", "u1")]}, []),
+        ({"key_id": "key_none"}, []),
         ({"feedback": True}, [3]),
         ({"feedback": False}, [4, 2, 1, 0]),
         ({"since": START + timedelta(minutes=3)}, [4, 3]),
@@ -122,8 +129,8 @@ async def test_filters(store: AnswerStore, wanted: dict[str, Any], numbers: list
     await save(
         store,
         asked(0),
-        asked(1, member="b"),
-        asked(2, strategy="fuse"),
+        asked(1, member="b", key_id="key_2"),
+        asked(2, strategy="fuse", key_id="key_2"),
         asked(3, quality="degraded", tags={"user": "u1"}),
         asked(4, tags={"user": "u1", "app": "x"}),
     )
@@ -241,27 +248,91 @@ async def test_erasing_by_tag_or_age(store: AnswerStore, monkeypatch: pytest.Mon
     assert await found(store) == [6, 4]
 
 
+async def test_erasing_by_key_leaves_nothing_of_its_answers_and_all_of_others(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers_module, "PAGE", 2)
+    keys = (None, "key_1", "key_2", "key_1", "key_1")
+    for number, key_id in enumerate(keys):
+        await store.save(asked(number, "secret", tags={"user": "u"}, key_id=key_id))
+        await store.add_feedback(f"comp_{number}", said(number))
+    before = await count(store)
+    assert await store.erase_all(Filter(key_id="key_1")) == 3
+    assert await store.erase_all(Filter(key_id="key_1")) == 0
+    assert await count(store) == {name: rows * 2 // 5 for name, rows in before.items()}
+    assert await found(store, q="secret") == [2, 0]
+
+
+async def test_the_answers_of_one_key_are_read_oldest_first(store: AnswerStore) -> None:
+    keys = ("key_1", "key_2", "key_1", None)
+    await save(store, *(asked(n, key_id=key_id) for n, key_id in enumerate(keys)))
+    assert [one.id async for one in store.answers("key_1")] == ["comp_0", "comp_2"]
+
+
+def set_back(connection: Connection, revision: str) -> None:
+    """Make the database what it was under that revision, with the rows it has."""
+    kept = {
+        t: connection.execute(select(t)).mappings().all() for t in schema.metadata.sorted_tables
+    }
+    connection.exec_driver_sql("DROP TABLE words")
+    schema.metadata.drop_all(connection)
+    command.stamp(alembic(connection), "base")
+    command.upgrade(alembic(connection), revision)
+    there = inspect(connection)
+    for table, rows in kept.items():
+        if there.has_table(table.name) and rows:
+            columns = {column["name"] for column in there.get_columns(table.name)}
+            old = [{n: v for n, v in row.items() if n in columns} for row in rows]
+            connection.execute(table.insert(), old)
+
+
+def alembic(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(answers_module.MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
+async def test_answers_from_before_their_keys_were_kept_have_none(store: AnswerStore) -> None:
+    old = replace(answer("comp_1"), key_id=None, cost_bound_usd=None)
+    await save(store, old)
+    idempotency = Idempotency(store.engine)
+    await idempotency.finish(await idempotency.claim("key_1", "kept", "d", 60), "comp_1")
+
+    def migrate(connection: Connection) -> None:
+        set_back(connection, "0005")
+        kept = connection.execute(select(schema.idempotency)).mappings().one()
+        erased = {**kept, "key": "erased", "answer_id": "ans_erased"}  # it used to stay behind
+        connection.execute(schema.idempotency.insert(), erased)
+        command.upgrade(alembic(connection), "head")
+
+    async with store.engine.begin() as connection:
+        await connection.run_sync(migrate)
+    assert await store.get("comp_1") == old
+    await store.save(asked(2, key_id="key_1"))
+    assert await found(store, key_id="key_1") == [2]
+    assert (await idempotency.claim("key_1", "kept", "d", 60)).answer_id == "comp_1"
+    assert (await idempotency.claim("key_1", "erased", "d", 60)).owner
+    await store.erase("comp_1")
+    assert (await idempotency.claim("key_1", "kept", "d", 60)).owner
+
+
 async def test_answers_from_before_there_was_a_listing_are_found(
     store: AnswerStore,
 ) -> None:
     saved = [
         asked(1, "Why is the sky blue?", "Light.", tags={"user": "u1"}),
         replace(asked(2), selection=replace(asked(2).selection, winner=None)),
-        replace(answer(), id="comp_3"),
+        replace(answer(), id="comp_3", key_id=None, cost_bound_usd=None),
     ]
     await save(store, *saved)
 
-    def forget_and_migrate(connection: Connection) -> None:
-        for table in ("words", "tags", "listing", "feedback"):
-            connection.exec_driver_sql(f"DROP TABLE {table}")
-        config = Config()
-        config.set_main_option("script_location", str(answers_module.MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.stamp(config, "0004")
-        command.upgrade(config, "head")
+    def migrate(connection: Connection) -> None:
+        set_back(connection, "0004")
+        command.upgrade(alembic(connection), "head")
 
     async with store.engine.begin() as connection:
-        await connection.run_sync(forget_and_migrate)
+        await connection.run_sync(migrate)
     assert await found(store, since=START + timedelta(minutes=1)) == [2, 1]
     assert await found(store, q="sky light", tags=[("user", "u1")], member="a") == [1]
     page, _ = await store.newest(Filter(member="claude", since=START), limit=5)
