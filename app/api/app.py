@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -29,8 +28,9 @@ from app.api.metrics import Metrics
 from app.api.requests import Observed
 from app.api.security import NoKeysInUrls, check_door
 from app.api.services import State
+from app.background import background
 from app.errors import ConfigurationError
-from app.retention import keeping
+from app.retention import drop_daily
 from app.settings import Settings
 from app.wiring import Services, open_services
 
@@ -52,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
+        doing = "start"
         try:
             async with open_services(settings, metrics.watch, booked=metrics.book) as services:
                 await check_door(services)
@@ -59,22 +60,22 @@ def create_app(settings: Settings) -> FastAPI:
                 with drain_on_sigterm(settings.drain_s) as draining:
                     async with (
                         _self_check(services),
-                        keeping(
-                            services.store,
-                            services.keys,
-                            services.idempotency,
-                            settings.retention_days,
-                        ),
+                        background(lambda: _drop_daily(services), "retention"),
                         metrics.telling(services.ensemble.gates),
                     ):
+                        doing = "stop in order"
                         yield State(
                             services=services,
-                            pings=health.pings_of(services),
+                            dependencies=health.dependencies_of(services),
                             metrics=metrics,
                             draining=draining,
                         )
         except ConfigurationError as error:
-            log.critical("cannot start: %s", error)
+            log.critical("cannot %s: %s", doing, error)
+            raise
+        except Exception:
+            # With its class and stack: uvicorn would print its text, which may quote anything.
+            log.critical("cannot %s", doing, exc_info=True)
             raise
         finally:
             metrics.close()
@@ -106,18 +107,13 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-@asynccontextmanager
-async def _self_check(services: Services) -> AsyncIterator[None]:
+def _self_check(services: Services) -> AbstractAsyncContextManager[None]:
     """Scorers are put to their self-check while the service already answers: a judge that takes
     its time must not hold up the start."""
-    check = services.ensemble.ladder.check(SELF_CHECK_S) if services.settings.self_check else None
-    checking = asyncio.create_task(check) if check else None
-    try:
-        yield
-    finally:
-        if checking:
-            checking.cancel()
-            await asyncio.gather(checking, return_exceptions=True)
+    if not services.settings.self_check:
+        return nullcontext()
+    ladder = services.ensemble.ladder
+    return background(lambda: ladder.check(SELF_CHECK_S), "the scorers' self-check")
 
 
 def _operation_id(route: APIRoute) -> str:
@@ -127,6 +123,11 @@ def _operation_id(route: APIRoute) -> str:
 
 async def _to_docs() -> RedirectResponse:
     return RedirectResponse("docs")
+
+
+async def _drop_daily(services: Services) -> None:
+    days = services.settings.retention_days
+    await drop_daily(services.store, services.keys, services.idempotency, days)
 
 
 def _say_who_sits(services: Services) -> None:
