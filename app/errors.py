@@ -136,6 +136,11 @@ class AnswerNotFoundError(RequestError):
     title = "No such answer"
 
 
+class RunNotFoundError(RequestError):
+    status = 404
+    title = "No such run"
+
+
 class ModelNotFoundError(RequestError):
     status = 404
     title = "No such model"

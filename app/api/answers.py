@@ -17,6 +17,7 @@ from app.api.documents import (
     StartedDocument,
     answer_document,
     candidate_document,
+    request_document,
 )
 from app.api.problems import problem_of, responses
 from app.api.security import MayAnswer, count_hop, needs
@@ -86,6 +87,19 @@ async def get_answer(
 ) -> AnswerDocument:
     """An answer as it was returned."""
     return answer_document(await live.store.get(answer_id))
+
+
+@router.get(
+    "/answers/{id}/request",
+    response_model_exclude_none=True,
+    responses=responses(401, 403, 404, 503),
+    dependencies=[Depends(needs("read"))],
+)
+async def get_request(
+    answer_id: Annotated[str, Path(alias="id", max_length=40)], live: Live
+) -> AnswerRequest:
+    """What an answer was asked, as a body for `POST /answer` that asks it again."""
+    return request_document(await live.store.get(answer_id))
 
 
 async def _events(answer_id: str, steps: AsyncIterator[Step]) -> AsyncIterator[bytes]:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from app.api import (
@@ -19,8 +18,11 @@ from app.api import (
     health,
     listing,
     openai,
+    page,
     problems,
     scoring,
+    star_runs,
+    statistics,
 )
 from app.api.draining import drain_on_sigterm
 from app.api.limits import BodyLimit
@@ -89,8 +91,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(feedback.router)
     app.include_router(scoring.router)
     app.include_router(openai.router)
+    app.include_router(statistics.router)
+    app.include_router(star_runs.router)
     app.include_router(health.router)
-    app.add_api_route("/", _to_docs, include_in_schema=False)
+    page.install(app)
     return app
 
 
@@ -106,10 +110,6 @@ async def _self_check(services: Services) -> AsyncIterator[None]:
         if checking:
             checking.cancel()
             await asyncio.gather(checking, return_exceptions=True)
-
-
-async def _to_docs() -> RedirectResponse:
-    return RedirectResponse("docs")
 
 
 def _say_who_sits(services: Services) -> None:

@@ -228,6 +228,27 @@ class AnswerRequest(RunRequest):
         return Prompt((*system, *turns, *asked), self.max_tokens or max_tokens, self.temperature)
 
 
+def request_document(answer: Answer) -> AnswerRequest:
+    """A body for `POST /answer` that asks what that answer was asked, in the same way."""
+    plan = {name: getattr(answer.plan, name) for name in PlanRequest.model_fields}
+    return AnswerRequest.model_validate(
+        {
+            "messages": [asdict(message) for message in answer.prompt.messages],
+            "max_tokens": answer.prompt.max_tokens,
+            "temperature": answer.prompt.temperature,
+            "members": list(answer.plan.members),
+            "deadline_s": answer.plan.deadline_s,
+            "weights": asdict(answer.plan.weights),
+            "plan": {
+                **plan,
+                "order": list(answer.plan.order) or None,
+                "reserves": list(answer.plan.reserves) or None,
+            },
+            "tags": dict(answer.tags),
+        }
+    )
+
+
 # Shown in Swagger UI; they name no member, so that they run as they stand on any board.
 EXAMPLES: dict[str, Example] = {
     "prompt": {"value": {"prompt": "Why is the sky blue?", "max_tokens": 64}},

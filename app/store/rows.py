@@ -94,7 +94,7 @@ def answer_from(
     selection = row["selection"]
     return Answer(
         id=row["id"],
-        created=_utc(row["created"]),
+        created=utc(row["created"]),
         prompt=Prompt(
             tuple(Message(**message) for message in row["messages"]),
             row["max_tokens"],
@@ -116,7 +116,7 @@ def answer_from(
 def _feedback_from(row: Row) -> Feedback:
     return Feedback(
         id=row["id"],
-        created=_utc(row["created"]),
+        created=utc(row["created"]),
         better=row["better"],
         thumb=row["thumb"],
         ratings=_attributes_from(row),
@@ -125,7 +125,7 @@ def _feedback_from(row: Row) -> Feedback:
     )
 
 
-def _utc(moment: datetime) -> datetime:
+def utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=moment.tzinfo or UTC)  # SQLite drops it
 
 
