@@ -1,5 +1,5 @@
 """OpenTelemetry traces (extra `otel`): a span for each run, in it one for each call to a member or
-scorer, retries and hedges each with their own.
+scorer, retries and hedges each with their own, and one for the storing of the answer.
 
 Names follow the semantic conventions for generative AI; what they have no word for begins with
 `starboard.`. Text of prompts and replies is in no span unless the operator says so.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from app.domain import (
     ScorerInfo,
     Selected,
 )
+from app.ensemble import AnswerSink
 from app.errors import ConfigurationError, UpstreamError
 from app.logs import request_id, traceparent
 from app.providers import Provider
@@ -85,7 +86,7 @@ class Traces:
 
         carrier = {"traceparent": parent} if (parent := traceparent.get()) else {}
         known: Values = {"starboard.request_id": id_} if (id_ := request_id.get()) else {}
-        with self.span(
+        with self.generative(
             "invoke_workflow",
             "starboard",
             {"gen_ai.workflow.name": "starboard", **known},
@@ -98,19 +99,26 @@ class Traces:
 
             yield listen
 
+    def generative(
+        self, operation: str, name: str, values: Values, parent: object = None
+    ) -> AbstractContextManager[Span]:
+        """A span of one of the conventions' operations."""
+        told: Values = {"gen_ai.operation.name": operation, **values}
+        return self.span(f"{operation} {name}", told, client=operation == "chat", parent=parent)
+
     @contextmanager
     def span(
-        self, operation: str, name: str, values: Values, parent: object = None
+        self, name: str, values: Values, *, client: bool, parent: object = None
     ) -> Iterator[Span]:
         """A span, current while it is open; an exception leaves its kind there and not its text,
         which may quote a prompt."""
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         with self.tracer.start_as_current_span(
-            f"{operation} {name}",
+            name,
             context=parent,
-            kind=SpanKind.CLIENT if operation == "chat" else SpanKind.INTERNAL,
-            attributes={"gen_ai.operation.name": operation, **values},
+            kind=SpanKind.CLIENT if client else SpanKind.INTERNAL,
+            attributes=values,
             record_exception=False,
             set_status_on_exception=False,
         ) as span:
@@ -149,7 +157,7 @@ class TracedProvider:
             values["gen_ai.request.temperature"] = prompt.temperature
         if self.traces.content:
             values["gen_ai.input.messages"] = _messages(*prompt.messages)
-        with self.traces.span("chat", self.model, values) as span:
+        with self.traces.generative("chat", self.model, values) as span:
             completion = await self.provider.complete(prompt)
             span.set_attributes(_of_completion(completion))
             if self.traces.content:
@@ -176,14 +184,28 @@ class TracedScorer:
         values: Values = {
             "gen_ai.evaluation.name": self.info.name,
             "gen_ai.request.model": self.info.model,
+            "starboard.completion.model": completion.model,
         }
-        with self.traces.span("evaluate", self.info.name, values) as span:
+        with self.traces.generative("evaluate", self.info.name, values) as span:
             score = await self.scorer.score(prompt, completion)
             span.set_attributes(_of_score(score))
             return score
 
     async def ping(self) -> None:
         await self.scorer.ping()
+
+
+@dataclass(frozen=True)
+class TracedStore:
+    """A store whose saves are spans. `system` is the database's name in the conventions."""
+
+    store: AnswerSink
+    system: str
+    traces: Traces
+
+    async def save(self, answer: Answer) -> None:
+        with self.traces.span("save answer", {"db.system.name": self.system}, client=True):
+            await self.store.save(answer)
 
 
 def _of_answer(answer: Answer) -> Values:
@@ -193,7 +215,13 @@ def _of_answer(answer: Answer) -> Values:
         "starboard.quality": answer.quality,
         "starboard.scorer": answer.scorer.name,
     }
-    return values | ({"starboard.winner": w.candidate.member} if (w := answer.winner) else {})
+    if answer.winner:
+        values["starboard.winner"] = answer.winner.candidate.member
+    if answer.selection.margin is not None:
+        values["starboard.margin"] = answer.selection.margin
+    if answer.missing:
+        values["starboard.missing"] = list(answer.missing)
+    return values
 
 
 def _of_completion(completion: Completion) -> Values:

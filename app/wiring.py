@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import httpx2
 
-from app.ensemble import Ensemble, Watch
+from app.ensemble import AnswerSink, Ensemble, Watch
 from app.errors import ConfigurationError
 from app.gates import Gate
 from app.metering import FREE, Price, ScorerPrice, Tariff
@@ -47,7 +47,7 @@ from app.standing import Standing, open_standing
 from app.store import AnswerStore
 from app.store.idempotency import Idempotency
 from app.store.keys import Keys
-from app.traces import TracedProvider, TracedScorer, open_traces
+from app.traces import TracedProvider, TracedScorer, TracedStore, open_traces
 
 if TYPE_CHECKING:
     from app.model_files import ModelName
@@ -85,10 +85,12 @@ async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Se
             await build_scorer(spec, settings, http, engines, members) for spec in settings.ladder
         ]
         board = dict(members)
+        sink: AnswerSink = store
         if settings.traced:
             traces = await stack.enter_async_context(open_traces(content=settings.trace_content))
             watches = (*watches, traces.watch)
             scorers = [TracedScorer(scorer, traces) for scorer in scorers]
+            sink = TracedStore(store, store.engine.dialect.name, traces)
             for seat in settings.seats:
                 if seat.name in board:
                     board[seat.name] = TracedProvider(board[seat.name], seat.spec.provider, traces)
@@ -99,7 +101,7 @@ async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Se
         ensemble = Ensemble(
             board,
             _ladder(scorers),
-            store,
+            sink,
             settings.timeout_s,
             standing,
             _tariff(settings, scorers),

@@ -4,9 +4,10 @@
 
 Answers are made up: three members, questions and replies of words drawn as languages draw them
 (few words are in most texts, most words in few), ten thousand users as tags. They are written in
-batches, straight into the tables; what storing costs is measured with `AnswerStore.save`, at
-1,000 answers and at all of them. Without a URL: SQLite, in a folder that is deleted afterwards.
-A database that is given must be empty.
+batches, straight into the tables; what storing costs is measured with `AnswerStore.save`, in turn
+beside 1,000 answers in another database and beside all of them, so that whatever else the machine
+does slows both alike. Without a URL: SQLite, in a folder that is deleted afterwards. A database
+that is given must be empty; the other is made on its server, and dropped.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from rich.progress import track
-from sqlalchemy import insert, text
+from sqlalchemy import insert, make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.domain import (
     Answer,
@@ -67,21 +70,41 @@ def main() -> None:
 async def run(url: str, count: int) -> None:
     draw = random.Random(0)
     made = answers(draw)
-    async with AnswerStore.open(url) as store:
-        await fill(store, made, FEW)
-        few = await storing(store, made)
-        await fill(store, made, count - FEW - STORED)
+    async with AnswerStore.open(url) as store, beside(url) as small:
+        await fill(small, made, FEW)
+        await fill(store, made, count - STORED)
         await settle(store)
-        many = await storing(store, made)
+        await settle(small)
+        few, many, ratio = await storing(small, store, made)
         print(f"{store.engine.dialect.name}, {count:,} answers; first pages of 20, milliseconds")
         print(f"{'':34} median    p95")
         for name, wanted in searches(draw, count):
             times = [await timed(store.newest(wanted(), limit=20)) for _ in range(ASKED)]
             print(f"{name:32} {statistics.median(times):8.1f} {sorted(times)[-2]:6.1f}")
     print(
-        f"storing an answer: {few:.2f} ms at {FEW:,}, {many:.2f} ms at {count:,}"
-        f" (medians of {STORED}); ratio {many / few:.2f}"
+        f"storing an answer: {few:.2f} ms beside {FEW:,}, {many:.2f} ms beside {count:,}"
+        f" (medians of {STORED}, in turn); median ratio of a pair {ratio:.2f}"
     )
+
+
+@asynccontextmanager
+async def beside(url: str) -> AsyncIterator[AnswerStore]:
+    """The store of another database of the same kind."""
+    here = make_url(url)
+    there = here.set(database=f"{here.database}_few")
+    if here.get_backend_name() == "sqlite":
+        async with AnswerStore.open(str(there)) as store:
+            yield store
+        return
+    engine = create_async_engine(here, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as server:
+        await server.execute(text(f'CREATE DATABASE "{there.database}"'))
+        try:
+            async with AnswerStore.open(there.render_as_string(hide_password=False)) as store:
+                yield store
+        finally:
+            await server.execute(text(f'DROP DATABASE "{there.database}"'))
+    await engine.dispose()
 
 
 def searches(draw: random.Random, count: int) -> Iterator[tuple[str, Callable[[], Filter]]]:
@@ -120,10 +143,17 @@ async def timed(work: Awaitable[object]) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-async def storing(store: AnswerStore, made: Iterator[Answer]) -> float:
-    """Milliseconds to store an answer, the median."""
-    new = list(itertools.islice(made, STORED))
-    return statistics.median([await timed(store.save(one)) for one in new])
+async def storing(
+    small: AnswerStore, large: AnswerStore, made: Iterator[Answer]
+) -> tuple[float, float, float]:
+    """Milliseconds to store an answer in either, medians, and the median of large over small."""
+    pairs = []
+    for number, one in enumerate(itertools.islice(made, STORED)):
+        first, second = (small, large) if number % 2 else (large, small)
+        times = {first: await timed(first.save(one)), second: await timed(second.save(one))}
+        pairs.append((times[small], times[large]))
+    few, many = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return few, many, statistics.median(large_ms / small_ms for small_ms, large_ms in pairs)
 
 
 async def fill(store: AnswerStore, made: Iterator[Answer], count: int) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from app.api import create_app
 from app.errors import ConfigurationError
 from tests.conftest import settings
 from tests.fakes.mistral import MistralFake
+from tests.fakes.otlp import Collector, collecting, values
 from tests.serving import serve
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs the extra otel")
@@ -23,66 +23,11 @@ pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs the 
 PROMPT = "Why is xyzzy the word?"
 
 
-@dataclass
-class Collector:
-    """What arrived at `/v1/traces`."""
-
-    url: str = ""
-    spans: list[Any] = field(default_factory=list)
-    resource: dict[str, Any] = field(default_factory=dict)
-
-    async def take(self, request: web.Request) -> web.Response:
-        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-            ExportTraceServiceRequest,
-        )
-
-        sent = ExportTraceServiceRequest.FromString(await request.read())
-        for group in sent.resource_spans:
-            self.resource = values(group.resource)
-            for scope in group.scope_spans:
-                self.spans += scope.spans
-        return web.Response(content_type="application/x-protobuf")
-
-    def one(self, name: str) -> Any:
-        (span,) = [span for span in self.spans if span.name == name]
-        return span
-
-
-@asynccontextmanager
-async def collecting() -> AsyncIterator[Collector]:
-    collector = Collector()
-    app = web.Application()
-    app.router.add_post("/v1/traces", collector.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
-    collector.url = f"http://{host}:{port}"
-    try:
-        yield collector
-    finally:
-        await runner.cleanup()
-
-
 @pytest.fixture
 async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
     async with collecting() as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         yield collector
-
-
-def values(of: Any) -> dict[str, Any]:
-    """The attributes of a span or resource, as plain values."""
-    found = {}
-    for attribute in of.attributes:
-        value = attribute.value
-        kind = value.WhichOneof("value")
-        found[attribute.key] = (
-            [one.string_value for one in value.array_value.values]
-            if kind == "array_value"
-            else getattr(value, kind)
-        )
-    return found
 
 
 async def ask(database_url: str, fault: str | None = None, **more: Any) -> tuple[str, str]:
@@ -126,6 +71,7 @@ async def test_a_run_is_a_span_with_a_child_for_every_call(
         "starboard.quality": "full",
         "starboard.scorer": "scripted",
         "starboard.winner": "a",
+        "starboard.margin": 2.0,
     }
     children = [span for span in collector.spans if span.parent_span_id == run.span_id]
     assert sorted(span.name for span in children) == [
@@ -133,8 +79,9 @@ async def test_a_run_is_a_span_with_a_child_for_every_call(
         "chat script-1",
         "evaluate scripted",
         "evaluate scripted",
+        "save answer",
     ]
-    assert len(collector.spans) == 5
+    assert len(collector.spans) == 6
     remote = collector.one("chat mistral-large-latest")
     assert remote.kind == remote.SPAN_KIND_CLIENT
     assert run.start_time_unix_nano <= remote.start_time_unix_nano
@@ -152,10 +99,16 @@ async def test_a_run_is_a_span_with_a_child_for_every_call(
         "gen_ai.response.finish_reasons": ["stop"],
         "starboard.member": "mistral",
     }
-    rewards = [
-        values(span)["gen_ai.evaluation.score.value"] for span in children if "eval" in span.name
-    ]
-    assert sorted(rewards) == [1.0, 3.0]
+    scores = [values(span) for span in children if span.name.startswith("evaluate")]
+    rewards = {
+        one["starboard.completion.model"]: one["gen_ai.evaluation.score.value"] for one in scores
+    }
+    assert rewards == {"mistral-large-latest": 1.0, "script-1": 3.0}
+    saving = collector.one("save answer")
+    assert values(saving) == {"db.system.name": "sqlite"}
+    assert saving.start_time_unix_nano >= max(
+        span.end_time_unix_nano for span in children if span is not saving
+    )
     assert "xyzzy" not in str(collector.spans)
 
 
@@ -203,3 +156,22 @@ async def test_without_the_extra_the_start_says_what_to_install(
     with pytest.raises(ConfigurationError, match=r"starboard\[otel\]"):
         async with app.router.lifespan_context(app):
             pass
+
+
+async def test_the_picture_of_an_answer_shows_its_whole_trace(tmp_path: Path) -> None:
+    waterfall = pytest.importorskip("waterfall", reason="needs the extra report")
+    spans = await waterfall.export()
+    waterfall.check(spans)
+    waterfall.draw(spans, tmp_path / "trace.svg")
+    texts = re.findall(r"<text[^>]*>([^<]+)</text>", (tmp_path / "trace.svg").read_text())
+    assert {span.name for span in spans} <= set(texts)
+    assert texts.count("evaluate nvidia") == 2
+    assert texts.count("mistral, failed: overloaded") == 1
+    assert "winner claude, margin 0.66, missing gemma" in texts
+    for missing in spans:
+        with pytest.raises((AssertionError, ValueError)):
+            waterfall.check([span for span in spans if span is not missing])
+    (run,) = (span for span in spans if not span.parent_span_id)
+    run.attributes[0].value.string_value = waterfall.PROMPT
+    with pytest.raises(AssertionError):
+        waterfall.check(spans)
