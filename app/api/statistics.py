@@ -155,16 +155,18 @@ def _edges(rewards: Sequence[float]) -> list[float]:
     if not rewards:
         return []
     low, high = min(rewards), max(rewards)
-    width = (high - low) / BINS or 1.0
-    return [low + width * number for number in range(BINS + 1)]
+    if low == high:
+        return [low - 0.5, low + 0.5]
+    return [low + (high - low) * number / BINS for number in range(BINS + 1)]
 
 
 def _counts(rewards: Iterable[float], edges: Sequence[float]) -> list[int]:
     if not edges:
         return []
-    width = edges[1] - edges[0]
-    found = Counter(min(int((one - edges[0]) / width), BINS - 1) for one in rewards)
-    return [found[number] for number in range(BINS)]
+    bins = len(edges) - 1
+    width = (edges[-1] - edges[0]) / bins
+    found = Counter(min(int((one - edges[0]) / width), bins - 1) for one in rewards)
+    return [found[number] for number in range(bins)]
 
 
 def _agreement(seen: Sequence[SeenAnswer]) -> list[AgreementDocument]:

@@ -238,8 +238,8 @@ export class AnswerView {
       ${answer.answer === null
         ? nothing
         : html`<p class="actions">
-            <button type="button" aria-label="Thumb up: the chosen reply is good" @click=${() => this.#send({ thumb: "up" })}>👍 Good choice</button>
-            <button type="button" aria-label="Thumb down: the chosen reply is bad" @click=${() => this.#send({ thumb: "down" })}>👎 Bad choice</button>
+            <button type="button" @click=${() => this.#send({ thumb: "up" })}>Good choice</button>
+            <button type="button" @click=${() => this.#send({ thumb: "down" })}>Bad choice</button>
           </p>`}
       <details class="panel">
         <summary>Rate, correct, comment</summary>
@@ -327,7 +327,7 @@ function radar(answer) {
 
 function told(feedback, answer) {
   const parts = [];
-  if (feedback.thumb) parts.push(feedback.thumb === "up" ? "👍 good choice" : "👎 bad choice");
+  if (feedback.thumb) parts.push(feedback.thumb === "up" ? "good choice" : "bad choice");
   if (feedback.better) {
     const better = answer.candidates.find((one) => one.id === feedback.better);
     parts.push(`${better?.member ?? feedback.better} is better`);

@@ -71,7 +71,7 @@ export class Board {
         ${field("In the last", select(SPANS, days, (value) => {
           location.hash = `#/board?days=${value}`;
         }))}
-        <p class="note">${count(statistics.answers)} answers${statistics.truncated ? " (the newest; older ones are not counted)" : ""}, ${count(statistics.degraded)} of a degraded panel.</p>
+        <p class="note">${count(statistics.answers)} ${statistics.answers === 1 ? "answer" : "answers"}${statistics.truncated ? " (the newest; older ones are not counted)" : ""}, ${count(statistics.degraded)} of a degraded panel.</p>
       </div>
       ${statistics.answers === 0
         ? html`<p class="note">Nothing was asked in this time. <a href="#/ask">Ask the board</a>.</p>`
@@ -84,7 +84,9 @@ export class Board {
               series: asked.map((one) => ({ name: one.name, values: one.rewards })),
             })}
             ${figure("How long it takes", byDay(statistics, "latency_median_s", "seconds, median", "Latency of each member by day"))}
-            ${figure("What it costs", byDay(statistics, "cost_usd", "USD", "Known cost of each member by day"))}
+            ${asked.some((one) => one.cost_usd !== null)
+              ? figure("What it costs", byDay(statistics, "cost_usd", "USD", "Known cost of each member by day"))
+              : html`<section class="figure"><h3>What it costs</h3><p class="note">No cost is known: no member has a price in the settings.</p></section>`}
             <section class="figure"><h3>Do people agree with the scorer?</h3>${agreement(statistics.agreement)}</section>
           </div>`}
     </section>`;
