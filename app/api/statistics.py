@@ -79,12 +79,13 @@ async def statistics(
     """Latency, cost, rewards and failures of each member over the last days, by day too, and how
     often people agree with the scorer."""
     since = datetime.now(UTC) - timedelta(days=days)
-    seen = await newest_since(live.store, since, AT_MOST)
+    seen = await newest_since(live.store, since, AT_MOST + 1)
     return await asyncio.to_thread(document, seen, since)
 
 
 def document(seen: Sequence[SeenAnswer], since: datetime) -> StatisticsDocument:
-    """The document of answers, whatever their order."""
+    """The document of answers, newest first; one more than are counted says that there are more."""
+    truncated, seen = len(seen) > AT_MOST, seen[:AT_MOST]
     candidates = [one for answer in seen for one in answer.candidates]
     edges = _edges([one.reward for one in candidates if one.reward is not None])
     days: dict[str, list[SeenAnswer]] = defaultdict(list)
@@ -93,7 +94,7 @@ def document(seen: Sequence[SeenAnswer], since: datetime) -> StatisticsDocument:
     return StatisticsDocument(
         since=since,
         answers=len(seen),
-        truncated=len(seen) == AT_MOST,
+        truncated=truncated,
         degraded=sum(answer.degraded for answer in seen),
         reward_bins=edges,
         members=[_member(name, ones, edges) for name, ones in _by_member(candidates)],
