@@ -6,7 +6,8 @@ The one room of the service that reads what STaR writes; it starts nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, Field
 from app.api.problems import responses
 from app.api.security import needs
 from app.api.services import Live
-from app.errors import RunNotFoundError
+from app.errors import RunNotFoundError, RunUnreadableError, StarboardError
 from app.settings import EmbeddedSpec, LocalSpec, Seat
 from app.star.rationales import counted
 from app.star.report import Results, results, samples
@@ -58,9 +59,17 @@ class RunSummaryDocument(BaseModel):
     seats: list[RunSeatDocument] = Field(description="Members that are an adapter of this run.")
 
 
+class UnreadableRunDocument(BaseModel):
+    name: str
+    message: str
+
+
 class RunsDocument(BaseModel):
     directory: str | None = Field(description="`runs_dir` of the settings; null if there is none.")
     runs: list[RunSummaryDocument]
+    unreadable: list[UnreadableRunDocument] = Field(
+        description="Run directories that are broken, and what is wrong with them."
+    )
 
 
 class IterationDocument(BaseModel):
@@ -91,15 +100,13 @@ async def list_runs(live: Live) -> RunsDocument:
     """STaR's runs in the folder that `runs_dir` names, by name."""
     folder = live.settings.runs_dir
     if folder is None:
-        return RunsDocument(directory=None, runs=[])
-    return RunsDocument(
-        directory=str(folder), runs=await asyncio.to_thread(_summaries, folder, live.seats)
-    )
+        return RunsDocument(directory=None, runs=[], unreadable=[])
+    return await asyncio.to_thread(read_runs, folder, live.seats)
 
 
 @router.get(
     "/runs/{name}",
-    responses=responses(401, 403, 404),
+    responses=responses(401, 403, 404, 500),
     dependencies=[Depends(needs("read"))],
 )
 async def get_run(
@@ -109,7 +116,8 @@ async def get_run(
     folder = live.settings.runs_dir
     if folder is None or name not in (one.name for one in _folders(folder)):
         raise RunNotFoundError(f"there is no run {name}")
-    return await asyncio.to_thread(_document, folder / name, live.seats)
+    with _unreadable():
+        return await asyncio.to_thread(_document, folder / name, live.seats)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -119,8 +127,26 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(one for one in folder.iterdir() if (one / "manifest.json").is_file())
 
 
-def _summaries(folder: Path, seats: Iterable[Seat]) -> list[RunSummaryDocument]:
-    return [RunSummaryDocument(**_summary(one, results(one), seats)) for one in _folders(folder)]
+def read_runs(folder: Path, seats: Sequence[Seat]) -> RunsDocument:
+    runs, unreadable = [], []
+    for one in _folders(folder):
+        try:
+            with _unreadable():
+                runs.append(RunSummaryDocument(**_summary(one, results(one), seats)))
+        except RunUnreadableError as error:
+            unreadable.append(UnreadableRunDocument(name=one.name, message=error.detail))
+    return RunsDocument(directory=str(folder), runs=runs, unreadable=unreadable)
+
+
+@contextmanager
+def _unreadable() -> Iterator[None]:
+    """Files that are not as STaR writes them fail in many ways, all of which are one here."""
+    try:
+        yield
+    except StarboardError as error:
+        raise RunUnreadableError(str(error)) from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunUnreadableError(f"{type(error).__name__}: {error}") from error
 
 
 def _document(folder: Path, seats: Iterable[Seat]) -> RunDocument:

@@ -30,14 +30,18 @@ export class Runs {
   }
 }
 
-function all({ directory, runs }) {
+function all({ directory, runs, unreadable }) {
+  const broken = unreadable.map(
+    (run) => html`<p class="badge degraded">${run.name} cannot be read: ${run.message}</p>`,
+  );
+  if (!runs.length && unreadable.length) return broken;
   if (!runs.length)
     return html`<p class="note">
         ${directory ? html`There is no run in <code>${directory}</code> yet.` : html`No folder of runs is named in the settings (<code>runs_dir</code>).`}
       </p>
       <p>STaR trains a model of your own from what the board has learned:
         <code>starboard star run --help</code> says how to begin a run.</p>`;
-  return html`<div class="scroll"><table>
+  return html`${broken}<div class="scroll"><table>
     <thead><tr>
       <th scope="col">Run</th><th scope="col">Base</th><th scope="col">Problems</th>
       <th scope="col">Iterations</th><th scope="col">Best, test problems [95 %]</th><th scope="col">Promoted</th><th scope="col">Sits as</th>
