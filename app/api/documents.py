@@ -233,7 +233,9 @@ def request_document(answer: Answer) -> AnswerRequest:
     plan = {name: getattr(answer.plan, name) for name in PlanRequest.model_fields}
     return AnswerRequest.model_validate(
         {
-            "messages": [asdict(message) for message in answer.prompt.messages],
+            "messages": [
+                asdict(message) for message in answer.prompt.messages if message.content.strip()
+            ],
             "max_tokens": answer.prompt.max_tokens,
             "temperature": answer.prompt.temperature,
             "members": list(answer.plan.members),
