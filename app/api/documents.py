@@ -408,6 +408,8 @@ class DecisionDocument(BaseModel):
     votes: dict[str, float] | None
     length_control: str | None
     not_called: list[str]
+    tie_order: list[str] = Field(description="Members in the order in which ties go.")
+    floor: float | None = Field(description="Reward under which no reply is chosen.")
 
 
 class TimingsDocument(BaseModel):
@@ -589,6 +591,8 @@ def answer_document(answer: Answer) -> AnswerDocument:
             votes=dict(answer.selection.votes) if answer.selection.votes else None,
             length_control=answer.selection.length_control,
             not_called=list(answer.selection.not_called),
+            tie_order=list(answer.plan.tie_order),
+            floor=answer.plan.floor,
         ),
         quality=answer.quality,
         missing=list(answer.missing),

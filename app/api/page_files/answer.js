@@ -51,7 +51,7 @@ export class AnswerView {
   }
 
   #chosenId(ranking) {
-    if (ranking) return ranking.ids[0];
+    if (ranking) return ranking.chosen;
     const { answer } = this;
     if (answer.answer === null) return null;
     return answer.candidates.find(
@@ -285,8 +285,10 @@ export function weightSliders(weights, onChange) {
 
 function localReason(ranking, answer) {
   const member = (id) => answer.candidates.find((one) => one.id === id).member;
+  if (ranking.chosen === null)
+    return `the best reward is under the floor of ${points(answer.decision.floor)}`;
   return ranking.tied.length
-    ? `too close to call among ${ranking.tied.map(member).join(", ")}: the first in board order`
+    ? `too close to call among ${ranking.tied.map(member).join(", ")}: the first as ties go`
     : `highest reward of ${ranking.ids.length} scored candidates`;
 }
 
