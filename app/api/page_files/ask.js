@@ -34,6 +34,7 @@ export class Ask {
       max_tokens: "",
       deadline_s: "",
       weights: { ...PUBLISHED },
+      kept: { plan: {} }, // of an answer that is asked again: what the form does not show
     };
     this.run = null; // Map of members to their candidates, null while they are at work
     this.view = null;
@@ -68,7 +69,9 @@ export class Ask {
       samples: before.plan.samples,
       threshold: before.plan.threshold ?? "",
       max_tokens: before.max_tokens,
+      deadline_s: before.deadline_s,
       weights: { ...before.weights },
+      kept: { temperature: before.temperature, tags: before.tags, plan: before.plan },
     });
     const weights = parameters.get("weights")?.split(",").map(Number) ?? [];
     if (weights.length === ATTRIBUTES.length && weights.every(Number.isFinite))
@@ -81,9 +84,14 @@ export class Ask {
     const asked = form.turns
       ? { messages: [...form.turns, { role: "user", content: form.prompt }] }
       : { prompt: form.prompt };
-    const plan = { strategy: form.strategy, samples: Number(form.samples) };
-    if (form.threshold !== "") plan.threshold = Number(form.threshold);
+    const plan = {
+      ...form.kept.plan,
+      strategy: form.strategy,
+      samples: Number(form.samples),
+      threshold: form.threshold === "" ? null : Number(form.threshold),
+    };
     return {
+      ...form.kept,
       ...asked,
       ...system,
       members: [...form.members],
@@ -201,6 +209,9 @@ export class Ask {
           ${field("Longest reply, tokens", html`<input name="max_tokens" type="number" min="1" placeholder="default" .value=${String(form.max_tokens)} @input=${set("max_tokens")}>`)}
           ${field("Deadline, seconds", html`<input name="deadline_s" type="number" min="1" max="600" placeholder="default" .value=${String(form.deadline_s)} @input=${set("deadline_s")}>`)}
         </div>
+        ${form.kept.tags
+          ? html`<p><small>What is not shown here (temperature, floor, quorum, tags …) is as it was.</small></p>`
+          : nothing}
         <fieldset>
           <legend>Weights of the five scores</legend>
           ${weightSliders(form.weights, (weights) => {
