@@ -57,6 +57,7 @@ class Visit:
     page: Page
     origin: str
     urls: list[str] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     def strangers(self) -> list[str]:
@@ -125,6 +126,7 @@ def visiting(browser: Browser) -> Visiting:
             visit.urls.append(request.url)
 
         context.on("request", on_request)
+        context.on("response", lambda response: visit.answered.append(response.url))
         context.on("console", on_console)
         context.on("weberror", lambda error: visit.errors.append(str(error.error)))
         try:
