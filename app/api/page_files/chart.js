@@ -112,6 +112,7 @@ function config(spec) {
           y: axis({
             stacked: spec.stacked,
             beginAtZero: true,
+            suggestedMax: Math.max(...spec.series.flatMap((one) => one.high ?? [0])),
             title: { display: Boolean(spec.unit), text: spec.unit, color: text },
           }),
         };
