@@ -40,6 +40,7 @@ customElements.define("starboard-text", Text);
 export const markdown = (text) => html`<starboard-text .text=${text}></starboard-text>`;
 
 export function copyButton(text, what) {
+  if (!navigator.clipboard) return nothing; // browsers have it on https and on one's own machine alone
   const copy = async (event) => {
     const button = event.currentTarget;
     await navigator.clipboard.writeText(text);
