@@ -339,6 +339,11 @@ class Plan:
     win_rates: Mapping[str, WinRate] = field(default_factory=dict)
     no_standing: str | None = None
 
+    @property
+    def tie_order(self) -> tuple[str, ...]:
+        """Members in the order in which ties go; whoever is not in it comes after."""
+        return tuple(dict.fromkeys((*self.standing, *self.members, *self.reserves)))
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:

@@ -16,6 +16,8 @@
         ├── InProgressError         409  the request of that Idempotency-Key has no answer yet
         ├── LoopError               508  boards that ask one another
         ├── AnswerNotFoundError     404
+        ├── RunNotFoundError        404  of STaR
+        ├── RunUnreadableError      500  its directory is broken
         ├── ModelNotFoundError      404  of the OpenAI-compatible routes
         ├── NoBoardError            503  no member is seated
         ├── StoreError              503  the database does not answer
@@ -157,6 +159,16 @@ class LoopError(RequestError):
 class AnswerNotFoundError(RequestError):
     status = 404
     title = "No such answer"
+
+
+class RunNotFoundError(RequestError):
+    status = 404
+    title = "No such run"
+
+
+class RunUnreadableError(RequestError):
+    status = 500
+    title = "The run's directory cannot be read"
 
 
 class ModelNotFoundError(RequestError):

@@ -231,7 +231,7 @@ def _left_out(withheld: int, unscored: int) -> str:
 def _place(candidate: ScoredCandidate, plan: Plan) -> int:
     """Place in the order in which ties go; what has no seat of its own (a fusion, a reserve)
     comes after the members."""
-    seats = (*plan.standing, *plan.members, *plan.reserves)
+    seats = plan.tie_order
     member = candidate.candidate.member
     return seats.index(member) if member in seats else len(seats)
 

@@ -448,6 +448,7 @@ class Settings(BaseSettings):
     max_tokens: int = Field(default=512, ge=1)
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
     retention_days: float | None = Field(default=None, gt=0, le=36_500)
+    runs_dir: Path | None = None
 
     auth: Literal["auto", "off"] = "auto"
     prices: dict[str, PriceSpec] = Field(default_factory=dict)

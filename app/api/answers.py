@@ -19,6 +19,7 @@ from app.api.documents import (
     StartedDocument,
     answer_document,
     candidate_document,
+    request_document,
 )
 from app.api.feedback import AnswerId
 from app.api.limits import JsonRoute
@@ -124,6 +125,17 @@ async def answer(
 async def get_answer(answer_id: AnswerId, live: Live) -> AnswerDocument:
     """An answer as it was returned."""
     return answer_document(await live.store.get(answer_id))
+
+
+@router.get(
+    "/answers/{id}/request",
+    response_model_exclude_none=True,
+    responses=responses(401, 403, 404, 422, 503),
+    dependencies=[Depends(needs("read"))],
+)
+async def get_request(answer_id: AnswerId, live: Live) -> AnswerRequest:
+    """What an answer was asked, as a body for `POST /answer` that asks it again."""
+    return request_document(await live.store.get(answer_id))
 
 
 async def _events(answer_id: str, steps: AsyncIterator[Step]) -> AsyncIterator[bytes]:

@@ -8,7 +8,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
@@ -19,8 +18,11 @@ from app.api import (
     health,
     listing,
     openai,
+    page,
     problems,
     scoring,
+    star_runs,
+    statistics,
 )
 from app.api.draining import drain_on_sigterm
 from app.api.limits import Limits
@@ -102,8 +104,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(feedback.router)
     app.include_router(scoring.router)
     app.include_router(openai.router)
+    app.include_router(statistics.router)
+    app.include_router(star_runs.router)
     app.include_router(health.router)
-    app.add_api_route("/", _to_docs, include_in_schema=False)
+    page.install(app)
     return app
 
 
@@ -119,10 +123,6 @@ def _self_check(services: Services) -> AbstractAsyncContextManager[None]:
 def _operation_id(route: APIRoute) -> str:
     """Short, for links name operations, and generated clients their functions."""
     return route.name
-
-
-async def _to_docs() -> RedirectResponse:
-    return RedirectResponse("docs")
 
 
 async def _drop_daily(services: Services) -> None:

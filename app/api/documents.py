@@ -263,6 +263,29 @@ class AnswerRequest(RunRequest):
         return Prompt((*system, *turns, *asked), self.max_tokens or max_tokens, self.temperature)
 
 
+def request_document(answer: Answer) -> AnswerRequest:
+    """A body for `POST /answer` that asks what that answer was asked, in the same way."""
+    plan = {name: getattr(answer.plan, name) for name in PlanRequest.model_fields}
+    return AnswerRequest.model_validate(
+        {
+            "messages": [
+                asdict(message) for message in answer.prompt.messages if message.content.strip()
+            ],
+            "max_tokens": answer.prompt.max_tokens,
+            "temperature": answer.prompt.temperature,
+            "members": list(answer.plan.members),
+            "deadline_s": answer.plan.deadline_s,
+            "weights": asdict(answer.plan.weights),
+            "plan": {
+                **plan,
+                "order": list(answer.plan.order) or None,
+                "reserves": list(answer.plan.reserves) or None,
+            },
+            "tags": dict(answer.tags),
+        }
+    )
+
+
 # Shown in Swagger UI; they name no member, so that they run as they stand on any board.
 EXAMPLES: dict[str, Example] = {
     "prompt": {"value": {"prompt": "Why is the sky blue?", "max_tokens": 64}},
@@ -432,6 +455,8 @@ class DecisionDocument(BaseModel):
     votes: dict[str, float] | None
     length_control: str | None
     not_called: list[str]
+    tie_order: list[str] = Field(description="Members in the order in which ties go.")
+    floor: float | None = Field(description="Reward under which no reply is chosen.")
 
 
 class TimingsDocument(BaseModel):
@@ -622,6 +647,8 @@ def answer_document(answer: Answer) -> AnswerDocument:
             votes=dict(answer.selection.votes) if answer.selection.votes else None,
             length_control=answer.selection.length_control,
             not_called=list(answer.selection.not_called),
+            tie_order=list(answer.plan.tie_order),
+            floor=answer.plan.floor,
         ),
         quality=answer.quality,
         missing=list(answer.missing),
