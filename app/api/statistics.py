@@ -64,6 +64,10 @@ class StatisticsDocument(BaseModel):
     answers: int
     truncated: bool = Field(description=f"There are more: only the newest {AT_MOST:,} are counted.")
     degraded: int
+    reward_scorer: str | None = Field(
+        description="Whose rewards are counted, for those of several scorers cannot be compared: "
+        "the one of the newest answer that has any."
+    )
     reward_bins: list[float] = Field(description="The edges of the bins of rewards, ascending.")
     members: list[MemberStatisticsDocument]
     days: list[DayDocument]
@@ -86,8 +90,16 @@ async def statistics(
 def document(seen: Sequence[SeenAnswer], since: datetime) -> StatisticsDocument:
     """The document of answers, newest first; one more than are counted says that there are more."""
     truncated, seen = len(seen) > AT_MOST, seen[:AT_MOST]
+    rewarded = [a for a in seen if any(one.reward is not None for one in a.candidates)]
+    scorer = rewarded[0].scorer if rewarded else None
+    rewards: dict[str, list[float]] = defaultdict(list)
+    for answer in rewarded:
+        if answer.scorer == scorer:
+            for one in answer.candidates:
+                if one.reward is not None:
+                    rewards[one.member].append(one.reward)
+    edges = _edges([reward for ones in rewards.values() for reward in ones])
     candidates = [one for answer in seen for one in answer.candidates]
-    edges = _edges([one.reward for one in candidates if one.reward is not None])
     days: dict[str, list[SeenAnswer]] = defaultdict(list)
     for answer in seen:
         days[answer.created.date().isoformat()].append(answer)
@@ -96,8 +108,12 @@ def document(seen: Sequence[SeenAnswer], since: datetime) -> StatisticsDocument:
         answers=len(seen),
         truncated=truncated,
         degraded=sum(answer.degraded for answer in seen),
+        reward_scorer=scorer,
         reward_bins=edges,
-        members=[_member(name, ones, edges) for name, ones in _by_member(candidates)],
+        members=[
+            _member(name, ones, _counts(rewards[name], edges))
+            for name, ones in _by_member(candidates)
+        ],
         days=[_day(day, days[day]) for day in sorted(days)],
         agreement=_agreement(seen),
     )
@@ -113,7 +129,7 @@ def _by_member(
 
 
 def _member(
-    name: str, candidates: Sequence[SeenCandidate], edges: Sequence[float]
+    name: str, candidates: Sequence[SeenCandidate], rewards: list[int]
 ) -> MemberStatisticsDocument:
     replies = [one for one in candidates if one.failure is None]
     latencies = sorted(one.latency_s for one in replies)
@@ -125,7 +141,7 @@ def _member(
         latency_p95_s=latencies[int(0.95 * (len(latencies) - 1))] if latencies else None,
         cost_usd=_cost(replies),
         cost_unknown=sum(one.cost_usd is None for one in replies),
-        rewards=_counts([one.reward for one in replies if one.reward is not None], edges),
+        rewards=rewards,
     )
 
 

@@ -114,3 +114,17 @@ def test_more_than_is_counted_is_said() -> None:
     assert not document([seen()] * AT_MOST, SINCE).truncated
     found = document([seen()] * (AT_MOST + 1), SINCE)
     assert (found.truncated, found.answers) == (True, AT_MOST)
+
+
+def test_rewards_are_those_of_the_newest_answers_scorer_alone() -> None:
+    found = document(
+        [
+            seen(reply("a"), day=3, scorer="none"),
+            seen(reply("a", reward=1.0), reply("b", reward=2.0), day=2),
+            seen(reply("a", reward=-19.0), day=1, scorer="remote"),
+        ],
+        SINCE,
+    )
+    assert found.reward_scorer == "nvidia"
+    assert (found.reward_bins[0], found.reward_bins[-1]) == (1.0, 2.0)
+    assert [sum(member.rewards) for member in found.members] == [1, 1]

@@ -76,7 +76,7 @@ export class Board {
       ${statistics.answers === 0
         ? html`<p class="note">Nothing was asked in this time. <a href="#/ask">Ask the board</a>.</p>`
         : html`<div class="charts">
-            ${figure("How high the rewards are", {
+            ${figure(`How high the rewards are${statistics.reward_scorer ? ` (by ${statistics.reward_scorer})` : ""}`, {
               type: "bar",
               label: "Distribution of rewards of each member",
               labels: statistics.reward_bins.slice(0, -1).map((low, at) => `${points(low)} – ${points(statistics.reward_bins[at + 1])}`),
