@@ -25,9 +25,9 @@ from pydantic import (
     Tag,
 )
 
-from app.api.admission import IdempotencyKey, once, refuse_key_with_stream, run_for
+from app.api.admission import IdempotencyKey, ask
 from app.api.answers import answer_links, component, json_text
-from app.api.connections import KEEP_ALIVE, EventStream, Step, follow, while_connected
+from app.api.connections import KEEP_ALIVE, EventStream, LiveRun, Step
 from app.api.documents import (
     AnswerDocument,
     CandidateDocument,
@@ -322,23 +322,27 @@ async def chat_completions(
     settings, ensemble = live.settings, live.ensemble
     dropped = body.dropped_parameters()
     plan = body.to_plan(ensemble.members, settings.deadline_s)
-    id_ = new_id("ans")
     prompt = body.to_prompt(settings.max_tokens)
-
-    run = run_for(live, caller, prompt, plan, tags=body.to_tags(), id_=id_)
-    if body.stream:
-        refuse_key_with_stream(key)
-        live_run = await follow(run, settings.keep_alive_s)
+    id_, tags = new_id("ans"), body.to_tags()
+    told = await ask(
+        live,
+        caller,
+        request,
+        body=body,
+        key=key,
+        prompt=prompt,
+        plan=plan,
+        tags=tags,
+        id_=id_,
+    )
+    if isinstance(told, LiveRun):
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         chunks = _Chunks(id_, int(time.time()), body.model, with_usage)
-        return EventStream(live_run, chunks.draw(live_run.steps(), dropped))
-    deadline_s = plan.deadline_s
-    work = once(live, caller, key, run, id_=id_, request=request, body=body, deadline_s=deadline_s)
-    answer = await while_connected(request, work)
-    reply = _Reply.of(answer, dropped)
+        return EventStream(told, chunks.draw(told.steps(), dropped))
+    reply = _Reply.of(told, dropped)
     return ChatCompletion(
-        id=answer.id,
-        created=int(answer.created.timestamp()),
+        id=told.id,
+        created=int(told.created.timestamp()),
         model=body.model,
         choices=[
             Choice(message=ChatMessage(content=reply.text), finish_reason=reply.finish_reason)

@@ -176,6 +176,9 @@ async def test_who_leaves_while_being_let_in_leaves_nothing_reserved(
             await asyncio.sleep(0.2)  # the server hears of it
             gone.set()
             await until_free(keys)
+        (key,) = await keys.all()
+    assert key.spent == 0
+    assert [fake.requests for fake in fakes] == [[]] * 4
 
 
 @pytest.mark.parametrize("path", ["/answer", "/v1/chat/completions"])

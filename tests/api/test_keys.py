@@ -17,6 +17,7 @@ from app.errors import ConfigurationError
 from app.metering import Price
 from app.settings import Settings
 from app.store import AnswerStore
+from app.store.idempotency import Claim, Idempotency
 from app.store.keys import ApiKey, Keys, Scope
 from app.wiring import open_services
 from tests.conftest import settings
@@ -336,6 +337,28 @@ async def test_a_request_still_under_way_is_waited_for_until_the_deadline(
         assert (await first).status_code == 504
         host.delay_s = 0  # what failed may be tried again under its key
         assert (await client.post("/answer", json=body, headers=named)).status_code == 200
+
+
+async def test_who_waits_for_anothers_run_looks_ever_less_often(
+    host: OpenAICompatibleFake, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    look = Idempotency.look
+
+    async def counted(idempotency: Idempotency, claim: Claim) -> Claim | None:
+        nonlocal looks
+        looks += 1
+        return await look(idempotency, claim)
+
+    monkeypatch.setattr(Idempotency, "look", counted)
+    host.delay_s = 30
+    async with serve_paid(host, database_url) as (client, _):
+        body, named = {**PROMPT, "deadline_s": 3}, {"idempotency-key": "k"}
+        first = asyncio.ensure_future(client.post("/answer", json=body, headers=named))
+        await until(lambda: host.in_progress == 1)
+        assert (await client.post("/answer", json=body, headers=named)).status_code == 409
+        await first
+    assert 3 <= looks <= 7  # at 0, 0.05, 0.15, 0.35, 0.75, 1.55 and 2.55 s
 
 
 CHAT = {"model": "starboard", "messages": [{"role": "user", "content": "Which?"}]}
