@@ -36,6 +36,11 @@ Quality = Literal["full", "degraded"]
 OnPartial = Literal["wait", "accept", "fail"]
 Thumb = Literal["up", "down"]
 
+# What an API key may: ask the board, score, read what is stored, or everything (docs/keys.md).
+Scope = Literal["answer", "score", "read", "admin"]
+# What a budget is for: for good, or a calendar month.
+Period = Literal["total", "month"]
+
 # What a vendor says of a reply that it withheld.
 WITHHELD: tuple[FinishReason, ...] = ("refusal", "content_filter")
 
@@ -414,6 +419,35 @@ class Answer:
     @property
     def winner(self) -> ScoredCandidate | None:
         return next((c for c in self.candidates if c.candidate.id == self.selection.winner), None)
+
+    @property
+    def chosen(self) -> Completion | None:
+        """What the winner replied."""
+        outcome = self.winner.candidate.outcome if self.winner else None
+        return outcome if isinstance(outcome, Completion) else None
+
+
+SHOWN = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A stored answer in a list. Of `prompt`, the user's last message, and `reply`, the chosen one,
+    the first `SHOWN` characters; `feedback` is how often something was said of it."""
+
+    id: str
+    created: datetime
+    prompt: str
+    reply: str | None
+    member: str | None
+    model: str | None
+    reward: float | None
+    scorer: str
+    strategy: str
+    quality: Quality
+    tags: Mapping[str, str]
+    key_id: str | None
+    feedback: int
 
 
 @dataclass(frozen=True, slots=True)

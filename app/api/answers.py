@@ -14,13 +14,13 @@ from app.api.connections import KEEP_ALIVE, EventStream, LiveRun, Step
 from app.api.documents import (
     EXAMPLES,
     AnswerDocument,
+    AnswerId,
     AnswerRequest,
     CandidateDocument,
     StartedDocument,
     answer_document,
     candidate_document,
 )
-from app.api.feedback import AnswerId
 from app.api.limits import JsonRoute
 from app.api.problems import Problem, problem_of, responses
 from app.api.security import MayAnswer, count_hop, needs

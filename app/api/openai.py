@@ -47,7 +47,7 @@ from app.api.limits import JsonRoute
 from app.api.problems import OPENAI_RESPONSES, OpenAIErrorDocument, openai_error, problem_of
 from app.api.security import MayAnswer, count_hop, needs
 from app.api.services import Live
-from app.domain import Answer, Completion, FinishReason, Message, Plan, Prompt, Role
+from app.domain import Answer, FinishReason, Message, Plan, Prompt, Role
 from app.ensemble import new_id
 from app.errors import InvalidRequestError, ModelNotFoundError
 from app.selection import STRATEGIES
@@ -392,10 +392,7 @@ class _Reply:
 
     @classmethod
     def of(cls, answer: Answer, dropped_parameters: Sequence[str]) -> Self:
-        winner = answer.winner
-        outcome = winner.candidate.outcome if winner else None
-        done = outcome if isinstance(outcome, Completion) else None
-        document = answer_document(answer)
+        done, document = answer.chosen, answer_document(answer)
         return cls(
             document.answer,
             FINISH_REASONS[done.finish_reason] if done else "stop",

@@ -122,7 +122,10 @@ async def test_messages_stand_in_for_a_prompt(client: httpx2.AsyncClient) -> Non
         ({"prompt": "a", "plan": {"on_partial": "panic"}}, "plan.on_partial"),
         ({"prompt": "a", "plan": {"hedge_s": 0}}, "plan.hedge_s"),
         ({"prompt": "a", "colour": "blue"}, "colour"),
-        ({"prompt": "a", "tags": {"k": "v" * 257}}, "tags.k"),
+        ({"prompt": "a", "tags": {"k": "v" * 513}}, "tags.k"),
+        ({"prompt": "a", "tags": {"k" * 65: "v"}}, f"tags.{'k' * 65}.[key]"),
+        ({"prompt": "a", "tags": {"user:id": "7"}}, "tags.user:id.[key]"),
+        ({"prompt": "a", "tags": {"user=id": "7"}}, "tags.user=id.[key]"),
     ],
 )
 async def test_a_request_that_is_wrong_names_its_field(

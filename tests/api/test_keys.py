@@ -12,13 +12,13 @@ import pytest
 from fastapi import FastAPI
 
 from app.api import create_app
-from app.domain import NANO
+from app.domain import NANO, Scope
 from app.errors import ConfigurationError
 from app.metering import Price
 from app.settings import Settings
 from app.store import AnswerStore
 from app.store.idempotency import Claim, Idempotency
-from app.store.keys import ApiKey, Keys, Scope
+from app.store.keys import ApiKey, Keys
 from app.wiring import open_services
 from tests.conftest import settings
 from tests.fakes.nvidia import NvidiaFake
@@ -380,7 +380,7 @@ async def test_answers_of_every_route_are_listed_and_erased_by_the_key_that_aske
     assert (await client.post("/answer", json=nobody, headers=theirs)).json()["key"] == two.id
 
     async def listed(**query: str) -> list[str | None]:
-        response = await client.get("/answers", params=query, headers=theirs)
+        response = await client.get("/answers", params=query, headers=admin)
         return [answer["key"] for answer in response.json()["answers"]]
 
     assert await listed() == [two.id, *[one.id] * 4, None]
@@ -393,6 +393,29 @@ async def test_answers_of_every_route_are_listed_and_erased_by_the_key_that_aske
     erased = await client.delete("/answers", params=its, headers=admin)
     assert erased.json() == {"erased": 4}
     assert await listed() == [two.id, None]
+
+
+async def test_without_admin_a_key_lists_its_own_answers_and_reads_any_by_its_id(
+    client: httpx2.AsyncClient, keys: Keys
+) -> None:
+    await client.post("/answer", json=PROMPT)  # while none is asked for
+    (one, ours), (two, theirs) = [await made(keys, "answer", "read") for _ in range(2)]
+    _, admin = await made(keys, "admin")
+    mine = (await client.post("/answer", json=PROMPT, headers=ours)).json()
+    other = (await client.post("/answer", json=PROMPT, headers=theirs)).json()
+    for document in (mine, other):
+        url = f"/answers/{document['id']}/feedback"
+        said = await client.post(url, json={"thumb": "up"}, headers=theirs)
+        assert said.status_code == 201
+    for query in ({}, {"q": "second"}, {"feedback": True}, {"key": one.id}):
+        response = await client.get("/answers", params=query, headers=ours)
+        assert [answer["id"] for answer in response.json()["answers"]] == [mine["id"]], query
+    everybodys = await client.get("/answers", params={"q": "second"}, headers=admin)
+    assert [answer["key"] for answer in everybodys.json()["answers"]] == [two.id, one.id, None]
+    refused = await client.get("/answers", params={"key": two.id}, headers=ours)
+    assert (refused.status_code, refused.json()["type"]) == (403, "urn:starboard:problem:forbidden")
+    by_id = await client.get(f"/answers/{other['id']}", headers=ours)
+    assert by_id.json() == other
 
 
 async def test_what_is_erased_may_be_asked_again_under_its_idempotency_key(

@@ -69,6 +69,8 @@ async def test_feedback_is_kept_with_its_answer(client: httpx2.AsyncClient) -> N
         ({"ratings": RATINGS | {"verbosity": 0.5}}, "ratings.verbosity"),
         ({"ratings": {"helpfulness": 4}}, "ratings.correctness"),
         ({"corrected": " "}, "corrected"),
+        ({"corrected": "a" * 100_001}, "corrected"),
+        ({"comment": "a" * 4001}, "comment"),
         ({"comment": "nul \0"}, "comment"),
         ({"stars": 5}, "stars"),
     ],
@@ -106,6 +108,13 @@ async def test_feedback_must_fit_its_answer(scripted: Settings) -> None:
             )
         response = await client.post("/answers/comp_1/feedback", json={"better": "comp_1_0"})
         assert response.status_code == 201
+
+
+async def test_an_answer_takes_so_much_feedback(client: httpx2.AsyncClient) -> None:
+    url = f"/answers/{(await ask(client))['id']}/feedback"
+    statuses = [(await client.post(url, json={"comment": "Hm."})).status_code for _ in range(65)]
+    assert statuses == [201] * 64 + [409]
+    assert len((await client.get(url)).json()["feedback"]) == 64
 
 
 @pytest.mark.parametrize("answer_id", ["ans_none", "%00"])
@@ -181,6 +190,7 @@ async def test_the_list_can_be_searched_and_filtered(client: httpx2.AsyncClient)
         ({"member": "nul \0"}, "member"),
         ({"quality": "poor"}, "quality"),
         ({"tag": "user"}, "tag.0"),
+        ({"tag": "user=u1:a"}, "tag.0"),
         ({"tag": "user:\0"}, "tag.0"),
         ({"since": "yesterday"}, "since"),
         ({"since": "2026-11-22T13:05:00"}, "since"),

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import get_args
 
 from app.api import create_app
+from app.domain import Scope
 from app.settings import Settings
 from app.store import AnswerStore
-from app.store.keys import Keys, Scope
+from app.store.keys import Keys
 from tests import cases
 from tests.api import schema_hooks
 from tests.serving import serve
