@@ -33,6 +33,9 @@ FailureKind = Literal[
 Scale = Literal["helpsteer", "scalar", "calibrated"]
 StepOutcome = Literal["scored", "partial", "failed", "off", "not_asked"]
 Quality = Literal["full", "degraded"]
+StrategyName = Literal[
+    "best_of_n", "majority_vote", "weighted_vote", "single", "cascade", "first_good", "fuse"
+]
 OnPartial = Literal["wait", "accept", "fail"]
 Thumb = Literal["up", "down"]
 
@@ -324,7 +327,7 @@ class Plan:
     """
 
     members: tuple[str, ...]
-    strategy: str = "best_of_n"
+    strategy: StrategyName = "best_of_n"
     samples: int = 1
     weights: Weights = field(default_factory=Weights)
     deadline_s: float = 60.0

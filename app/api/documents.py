@@ -50,6 +50,7 @@ from app.domain import (
     ScoredReply,
     ScorerInfo,
     StepOutcome,
+    StrategyName,
     Summary,
     Thumb,
     Usage,
@@ -124,15 +125,7 @@ Names = Annotated[list[Name], Field(min_length=1, max_length=64)]
 class PlanRequest(_Request):
     """How the board is asked and how the reply is chosen (docs/strategies.md)."""
 
-    strategy: Literal[
-        "best_of_n",
-        "majority_vote",
-        "weighted_vote",
-        "single",
-        "cascade",
-        "first_good",
-        "fuse",
-    ] = "best_of_n"
+    strategy: StrategyName = "best_of_n"
     samples: Annotated[int, Field(ge=1, le=16), WHOLE] = Field(
         default=1, description="Replies asked of each member."
     )

@@ -47,7 +47,7 @@ from app.api.limits import JsonRoute
 from app.api.problems import OPENAI_RESPONSES, OpenAIErrorDocument, openai_error, problem_of
 from app.api.security import MayAnswer, count_hop, needs
 from app.api.services import Live
-from app.domain import Answer, FinishReason, Message, Plan, Prompt, Role
+from app.domain import Answer, FinishReason, Message, Plan, Prompt, Role, StrategyName
 from app.ensemble import new_id
 from app.errors import InvalidRequestError, ModelNotFoundError
 from app.selection import STRATEGIES
@@ -55,6 +55,7 @@ from app.selection import STRATEGIES
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], route_class=JsonRoute)
 
 BOARD = "starboard"
+BY_STRATEGY: Mapping[str, StrategyName] = {f"{BOARD}/{name}": name for name in STRATEGIES}
 
 # What changes the form of a reply cannot be left out in silence. By field: the values that ask for
 # nothing we do not do.
@@ -153,11 +154,10 @@ class ChatRequest(BaseModel):
         """The plan that the model's name stands for; raises `ModelNotFoundError`."""
         members = tuple(board)
         plan = (self.starboard or RunRequest()).to_plan(members, deadline_s)
-        owner, _, strategy = self.model.partition("/")
         if self.model == BOARD:
             return plan
-        if owner == BOARD and strategy in STRATEGIES:
-            return replace(plan, strategy=strategy)
+        if self.model in BY_STRATEGY:
+            return replace(plan, strategy=BY_STRATEGY[self.model])
         if self.model in members:
             return replace(plan, strategy="single", members=(self.model,))
         raise _no_model(self.model, members)
@@ -234,6 +234,7 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[Choice]
     usage: ChatUsage | None
+    system_fingerprint: None = None
     starboard: Evidence
 
 
@@ -257,6 +258,7 @@ CHUNK: Mapping[str, Any] = {
         "object": {"const": "chat.completion.chunk"},
         "created": {"type": "integer"},
         "model": {"type": "string"},
+        "system_fingerprint": {"type": "null"},
         "choices": {
             "type": "array",
             "maxItems": 1,
@@ -370,9 +372,7 @@ async def get_model(model: str, live: Live) -> Model:
 
 
 def _models(members: Iterable[str]) -> list[Model]:
-    board = [
-        Model(id=name, owned_by=BOARD) for name in (BOARD, *(f"{BOARD}/{s}" for s in STRATEGIES))
-    ]
+    board = [Model(id=name, owned_by=BOARD) for name in (BOARD, *BY_STRATEGY)]
     return board + [Model(id=name, owned_by=name) for name in members]
 
 
@@ -440,8 +440,10 @@ class _Chunks:
                     yield format_sse_event(
                         data_str=openai_error(problem_of(step)).model_dump_json()
                     )
-                case _:  # the format has no place for the rest
+                case None:
                     yield KEEP_ALIVE
+                case _:  # the format has no place for the rest
+                    pass
 
     def _choice(
         self, delta: Mapping[str, str], finish_reason: str | None = None, **more: object
@@ -456,6 +458,7 @@ class _Chunks:
             "object": "chat.completion.chunk",
             "created": self.created,
             "model": self.model,
+            "system_fingerprint": None,
             **({"usage": None} if self.with_usage else {}),
             **parts,
         }

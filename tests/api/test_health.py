@@ -1,24 +1,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
 
 from app.api import create_app
 from app.errors import ConfigurationError
-from app.settings import Settings
 from tests.conftest import settings
 from tests.fakes.mistral import MistralFake
 from tests.fakes.nvidia import NvidiaFake
 from tests.serving import serve
-
-
-@pytest.fixture
-async def client(scripted: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    async with serve(create_app(scripted)) as client:
-        yield client
 
 
 async def test_alive_and_ready(client: httpx2.AsyncClient) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, get_args
 
 import httpx2
 import pytest
@@ -18,14 +20,21 @@ from app.metering import Price
 from app.settings import Settings
 from app.store import AnswerStore
 from app.store.idempotency import Claim, Idempotency
-from app.store.keys import ApiKey, Keys
+from app.store.keys import ApiKey, Keys, Lease
 from app.wiring import open_services
 from tests.conftest import settings
 from tests.fakes.nvidia import NvidiaFake
 from tests.fakes.openai_compatible import OpenAICompatibleFake
-from tests.serving import serve
+from tests.serving import serve, until
 
 PROMPT = {"prompt": "Which?", "max_tokens": 100}
+CHAT = {"model": "starboard", "messages": [{"role": "user", "content": "Which?"}]}
+BODIES = {
+    "/answer": PROMPT,
+    "/score": {"prompt": "Which?", "replies": ["first"]},
+    "/v1/chat/completions": CHAT,
+    "/answers/{id}/feedback": {"thumb": "up"},
+}
 # Nano-dollars of one call to `paid`: the prompt at a token a byte, its template, and 100 tokens.
 MOST = (len("Which?") + 16) * 1000 + 100 * 10_000
 
@@ -34,12 +43,6 @@ MOST = (len("Which?") + 16) * 1000 + 100 * 10_000
 async def keys(scripted: Settings) -> AsyncIterator[Keys]:
     async with AnswerStore.open(scripted.database_url) as store:
         yield Keys(store.engine)
-
-
-@pytest.fixture
-async def client(scripted: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    async with serve(create_app(scripted)) as client:
-        yield client
 
 
 @pytest.fixture
@@ -98,25 +101,43 @@ async def test_no_key_is_asked_for_on_loopback_until_there_is_one(
 
 ROUTES: Mapping[tuple[str, str], Scope] = {
     ("POST", "/answer"): "answer",
-    ("POST", "/score"): "score",
-    ("GET", "/answers/ans_none"): "read",
+    ("GET", "/answers"): "read",
+    ("DELETE", "/answers"): "admin",
+    ("GET", "/answers/{id}"): "read",
+    ("DELETE", "/answers/{id}"): "admin",
+    ("POST", "/answers/{id}/feedback"): "answer",
+    ("GET", "/answers/{id}/feedback"): "read",
+    ("GET", "/export"): "admin",
     ("GET", "/models"): "read",
+    ("POST", "/score"): "score",
+    ("POST", "/v1/chat/completions"): "answer",
+    ("GET", "/v1/models"): "read",
+    ("GET", "/v1/models/{model}"): "read",
 }
 
 
-async def test_every_route_asks_for_its_scope(client: httpx2.AsyncClient, keys: Keys) -> None:
-    callers = {scope: (await made(keys, scope))[1] for scope in ("answer", "score", "read")}
-    _, admin = await made(keys, "admin")
+async def test_every_route_asks_for_its_scope(
+    client: httpx2.AsyncClient, keys: Keys, scripted: Settings
+) -> None:
+    """Every one of the OpenAPI document that asks for a key at all."""
+    document = create_app(scripted).openapi()
+    guarded = {
+        (method.upper(), path)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if "security" in operation
+    }
+    assert guarded == ROUTES.keys()
+    callers = {scope: (await made(keys, scope))[1] for scope in get_args(Scope)}
     for (method, path), needed in ROUTES.items():
-        body = {"prompt": "Which?", "replies": ["first"]} if path == "/score" else PROMPT
-        sent = body if method == "POST" else None
-        for scope, headers in {**callers, "admin": admin}.items():
-            response = await client.request(method, path, headers=headers, json=sent)
-            may = response.status_code in (200, 404)
-            assert may is (scope in (needed, "admin")), (path, scope, response.text)
-            if not may:
-                assert response.status_code == 403
-                assert needed in response.json()["detail"]
+        url = path.format(id="ans_none", model="a")
+        for scope, headers in callers.items():
+            response = await client.request(method, url, headers=headers, json=BODIES.get(path))
+            if scope in (needed, "admin"):
+                assert response.status_code not in (401, 403), (path, scope, response.text)
+            else:
+                assert response.status_code == 403, (path, scope, response.text)
+                assert f"scope {needed}" in response.text
 
 
 def test_no_route_is_open_by_oversight(scripted: Settings) -> None:
@@ -153,16 +174,28 @@ def test_loopback_is_loopback(host: str) -> None:
     assert not settings(host="10.0.0.1").on_loopback
 
 
-async def test_the_rate_is_held_and_says_when(client: httpx2.AsyncClient, keys: Keys) -> None:
+async def test_the_rate_is_held_and_says_when(
+    client: httpx2.AsyncClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At twenty seconds past, by a clock that stands."""
+    moment, admit = datetime(2030, 1, 1, 12, 0, 20, tzinfo=UTC), Keys.admit
+
+    async def admit_then(keys: Keys, *values: Any) -> Lease:
+        return await admit(replace(keys, now=lambda: moment), *values)
+
+    monkeypatch.setattr(Keys, "admit", admit_then)
     _, headers = await made(keys, per_minute=1)
-    statuses = [
-        (await client.post("/answer", json=PROMPT, headers=headers)).status_code for _ in range(3)
-    ]
-    assert statuses.count(429) >= 1  # two minutes at most have begun
-    refused = await client.post("/answer", json=PROMPT, headers=headers)
-    assert refused.status_code in (200, 429)
-    if refused.status_code == 429:
-        assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert (await client.post("/answer", json=PROMPT, headers=headers)).status_code == 200
+    for path in ("/answer", "/v1/chat/completions"):
+        refused = await client.post(path, json=BODIES[path], headers=headers)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "40")
+
+
+async def test_scoring_has_the_limits_of_its_key(client: httpx2.AsyncClient, keys: Keys) -> None:
+    _, headers = await made(keys, "score", per_minute=0)
+    refused = await client.post("/score", json=BODIES["/score"], headers=headers)
+    assert refused.status_code == 429
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
 
 
 async def test_concurrency_is_held_and_given_back_when_a_client_leaves(
@@ -361,9 +394,6 @@ async def test_who_waits_for_anothers_run_looks_ever_less_often(
     assert 3 <= looks <= 7  # at 0, 0.05, 0.15, 0.35, 0.75, 1.55 and 2.55 s
 
 
-CHAT = {"model": "starboard", "messages": [{"role": "user", "content": "Which?"}]}
-
-
 async def test_answers_of_every_route_are_listed_and_erased_by_the_key_that_asked(
     client: httpx2.AsyncClient, keys: Keys
 ) -> None:
@@ -476,12 +506,6 @@ async def serve_paid(
         AnswerStore.open(url) as store,
     ):
         yield client, Keys(store.engine)
-
-
-async def until(true: Any) -> None:
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 async def until_true(true: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,12 +20,6 @@ from tests.samples import competition, failed, scored
 from tests.serving import serve
 
 RATINGS = {"helpfulness": 4, "correctness": 3, "coherence": 4, "complexity": 0, "verbosity": 1}
-
-
-@pytest.fixture
-async def client(scripted: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    async with serve(create_app(scripted)) as client:
-        yield client
 
 
 async def ask(client: httpx2.AsyncClient, prompt: str = "Which?", **body: object) -> dict[str, Any]:
