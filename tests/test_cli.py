@@ -81,16 +81,16 @@ def test_stored_answers_are_exported_and_erased() -> None:
     run("ask", "Which?", "--json")
     run("ask", "Which?", "--json", "--member", "b")
     rows = [json.loads(line) for line in run("export").splitlines()]
-    assert [row["provenance"]["member"] for row in rows] == ["a", "b"]
+    assert [json.loads(row["provenance"])["member"] for row in rows] == ["a", "b"]
     Path("starboard.toml").write_text(BOARD.replace("[members.b]", "[members.b]\ntrainable=false"))
     rows = [json.loads(line) for line in run("export", "--format", "sft").splitlines()]
-    assert [row["provenance"]["member"] for row in rows] == ["a"]
+    assert [json.loads(row["provenance"])["member"] for row in rows] == ["a"]
     result = CliRunner().invoke(app, ["export", "--all-members"])
     assert [json.loads(line)["completion"] for line in result.stdout.splitlines()][1:] == [
         [{"role": "assistant", "content": "second"}]
     ]
     assert "forbid" in result.stderr
-    run("erase", rows[0]["provenance"]["answer"])
+    run("erase", json.loads(rows[0]["provenance"])["answer"])
     assert run("export") == ""
 
 
@@ -147,7 +147,7 @@ def test_answers_are_exported_and_erased_by_the_key_that_asked() -> None:
 
     def exported(*options: str) -> list[str]:
         rows = map(json.loads, run("export", *options).splitlines())
-        return [row["provenance"]["answer"] for row in rows]
+        return [json.loads(row["provenance"])["answer"] for row in rows]
 
     asyncio.run(save())
     assert exported("--key", keys[0]["prefix"]) == ["comp_0", "comp_2"]

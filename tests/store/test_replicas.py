@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
@@ -28,6 +28,7 @@ from app.store.keys import ApiKey, Keys
 from app.store.schema import keys as keys_table
 from app.store.schema import leases
 from tests.fakes.openai_compatible import OpenAICompatibleFake
+from tests.serving import until
 
 CLIENTS = 64
 PROMPT = {"prompt": "Which?", "max_tokens": 100}
@@ -76,7 +77,8 @@ class Replicas:
 
     async def committed(self, key: ApiKey) -> tuple[int, int]:
         """What the key has spent, and what runs hold of it."""
-        held = select(func.coalesce(func.sum(leases.c.reserved), 0)).scalar_subquery()
+        its = leases.c.key_id == key.id
+        held = select(func.coalesce(func.sum(leases.c.reserved), 0)).where(its).scalar_subquery()
         both = select(keys_table.c.spent, held).where(keys_table.c.id == key.id)
         async with self.keys.engine.connect() as connection:
             spent, reserved = (await connection.execute(both)).one()
@@ -281,9 +283,3 @@ async def test_a_circuit_is_that_of_both_processes_also_if_the_one_that_probes_i
 
 async def gathered(tasks: Sequence[asyncio.Future[httpx2.Response]]) -> list[object]:
     return list(await asyncio.gather(*tasks, return_exceptions=True))
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not true():
-            await asyncio.sleep(0.01)
