@@ -105,6 +105,25 @@ async def test_every_call_upstream_ends_with_its_client(
     assert [o.kind for o in unknown if isinstance(o, Failure)] == ["cancelled", "cancelled"]
 
 
+async def test_scoring_ends_with_its_client(fakes: Fakes, board: Settings) -> None:
+    *_, nvidia = fakes
+    nvidia.delay_s = 30
+    async with serve(create_app(board)) as client, keys_of(board) as keys:
+        _, secret = await keys.create("k", ["score"], budget=NANO)
+        client.headers["authorization"] = f"Bearer {secret}"
+        ask = posting("/score", {"prompt": "Which?", "replies": ["this", "that"]})
+        asking = asyncio.ensure_future(ask(client))
+        await until(lambda: nvidia.in_progress == 2)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await until(lambda: nvidia.in_progress == nvidia.open_connections == 0)
+        await until_free(keys)
+        (key,) = await keys.all()
+    assert nvidia.cancelled == 2
+    # What was cut off may have been billed: prompt, reply and template at 100 nano-dollars a token.
+    assert key.spent == 2 * (len("Which?") + 16 + len("this") + 16) * 100
+
+
 @pytest.mark.parametrize("ask", ROUTES.values(), ids=ROUTES.keys())
 async def test_what_was_spent_until_the_client_left_is_booked_and_stored(
     ask: Ask, fakes: Fakes, board: Settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -282,6 +283,25 @@ async def test_a_budget_that_does_not_cover_a_run_refuses_it_unasked(
         assert "are left" in refused.json()["detail"]
         assert host.requests == []
         assert await spent(keys) == 0
+
+
+async def test_a_fusion_is_within_the_quote_of_its_run(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    """A budget of exactly the quote; one nano-dollar less is refused unasked."""
+    body = {**PROMPT, "max_tokens": 10, "plan": {"strategy": "fuse", "samples": 2, "top_k": 2}}
+    host.reply = lambda request: "x" * 80  # as many bytes as ten tokens may have
+    async with serve_paid(host, database_url) as (client, keys):
+        _, headers = await made(keys, budget=1)
+        told = (await client.post("/answer", json=body, headers=headers)).json()["detail"]
+        quote = round(float(re.findall(r"[0-9.]+", told)[0]) * NANO)
+        _, poor = await made(keys, budget=quote - 1)
+        assert (await client.post("/answer", json=body, headers=poor)).status_code == 402
+        assert host.requests == []
+        _, enough = await made(keys, budget=quote)
+        document = (await client.post("/answer", json=body, headers=enough)).json()
+    assert document["member"] == "paid (fusion)"
+    assert [c["failure"] for c in document["candidates"]] == [None] * 3
 
 
 async def test_a_price_that_is_not_known_is_null_and_no_budget_covers_it(
