@@ -69,13 +69,6 @@ def test_dashboard_panels_do_not_overlap() -> None:
         taken |= cells
 
 
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_every_manifest_says_what_it_is(path: Path) -> None:
-    for document in documents(path):
-        assert document["apiVersion"]
-        assert document["kind"]
-
-
 def test_the_kustomization_names_every_manifest_but_the_secrets_template() -> None:
     others = {path.name for path in MANIFESTS} - {"kustomization.yaml", "secret.example.yaml"}
     assert set(manifest("kustomization")["resources"]) == others

@@ -51,7 +51,7 @@ async def give_feedback(
     body: Annotated[FeedbackRequest, Body(openapi_examples=EXAMPLES)],
     live: Live,
 ) -> FeedbackDocument:
-    """Say something of an answer; as often as there is something to say, up to 64 times."""
+    """Say something of an answer; as often as there is something to say, up to a limit."""
     answer = await live.store.get(answer_id)
     said = body.to_feedback(answer, new_id("fb"), datetime.now(UTC))
     await live.store.add_feedback(answer_id, said)

@@ -290,7 +290,7 @@ async def test_a_fusion_is_within_the_quote_of_its_run(
 ) -> None:
     """A budget of exactly the quote; one nano-dollar less is refused unasked."""
     body = {**PROMPT, "max_tokens": 10, "plan": {"strategy": "fuse", "samples": 2, "top_k": 2}}
-    host.reply = lambda request: "x" * 80  # as many bytes as ten tokens may have
+    host.reply = lambda request: "x" * 40  # ten tokens, by how the host counts them
     async with serve_paid(host, database_url) as (client, keys):
         _, headers = await made(keys, budget=1)
         told = (await client.post("/answer", json=body, headers=headers)).json()["detail"]
@@ -300,8 +300,25 @@ async def test_a_fusion_is_within_the_quote_of_its_run(
         assert host.requests == []
         _, enough = await made(keys, budget=quote)
         document = (await client.post("/answer", json=body, headers=enough)).json()
-    assert document["member"] == "paid (fusion)"
-    assert [c["failure"] for c in document["candidates"]] == [None] * 3
+    replied = [(c["member"], c["failure"]) for c in document["candidates"]]
+    assert replied == [("paid", None), ("paid", None), ("paid (fusion)", None)]
+
+
+async def test_a_reply_that_costs_more_than_was_quoted_leaves_no_room_for_the_next(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    """As of a vendor that does not keep to `max_tokens`: what is reserved holds all the same."""
+    host.reply = lambda request: "x" * 80
+    body = {**PROMPT, "max_tokens": 10, "plan": {"strategy": "fuse", "samples": 2, "top_k": 2}}
+    async with serve_paid(host, database_url) as (client, keys):
+        _, headers = await made(keys, budget=NANO)
+        document = (await client.post("/answer", json=body, headers=headers)).json()
+        assert len(host.requests) == 2
+        *_, fused = document["candidates"]
+        assert fused["failure"]["kind"] == "refused_request"
+        assert "does not cover it" in fused["failure"]["message"]
+        assert document["answer"] == "x" * 80
+        assert await spent(keys) == round(document["cost_usd"] * NANO)
 
 
 async def test_a_price_that_is_not_known_is_null_and_no_budget_covers_it(
