@@ -14,6 +14,7 @@
         ├── LimitError              429  rate, concurrency, or budget held by runs under way
         ├── IdempotencyError        422  the same Idempotency-Key with another request
         ├── InProgressError         409  the request of that Idempotency-Key has no answer yet
+        ├── FeedbackError           409  the answer has all the feedback that it takes
         ├── LoopError               508  boards that ask one another
         ├── AnswerNotFoundError     404
         ├── RunNotFoundError        404  of STaR
@@ -149,6 +150,11 @@ class IdempotencyError(RequestError):
 class InProgressError(RequestError):
     status = 409
     title = "The request of this Idempotency-Key has no answer yet"
+
+
+class FeedbackError(RequestError):
+    status = 409
+    title = "The answer has all the feedback that it takes"
 
 
 class LoopError(RequestError):

@@ -33,7 +33,7 @@ async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]
 
 async def ask(database_url: str, fault: str | None = None, **more: Any) -> tuple[str, str]:
     """One run with a scripted and a remote member, told as by a client that traces too. Its id,
-    and the remote host's request."""
+    and that of its trace."""
     async with MistralFake() as mistral:
         if fault:
             mistral.fail_once(fault)

@@ -99,7 +99,7 @@ async def metrics(counts: Counts) -> MetricsResponse:
     return MetricsResponse(await asyncio.to_thread(counts.text))
 
 
-@router.get("/models", responses=responses(401, 403), dependencies=[Depends(needs("read"))])
+@router.get("/models", responses=responses(401, 403, 503), dependencies=[Depends(needs("read"))])
 async def models(live: Live, health: Health) -> ModelsDocument:
     """Every configured seat in board order: who sits, who does not and why, how often each member's
     reply had the highest reward, and whether it is being called."""

@@ -23,6 +23,7 @@ from app.domain import (
     ScoredCandidate,
     ScorerInfo,
     Selection,
+    Summary,
     Timings,
     Usage,
     Weights,
@@ -116,6 +117,10 @@ def answer_from(
         key_id=row["key_id"],
         feedback=tuple(_feedback_from(said) for said in feedback_rows),
     )
+
+
+def summary_from(row: Row) -> Summary:
+    return Summary(**{**row, "created": aware(row["created"])})
 
 
 def _feedback_from(row: Row) -> Feedback:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
@@ -14,12 +13,6 @@ from tests.conftest import settings
 from tests.fakes.mistral import MistralFake
 from tests.fakes.nvidia import NvidiaFake
 from tests.serving import serve
-
-
-@pytest.fixture
-async def client(scripted: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    async with serve(create_app(scripted)) as client:
-        yield client
 
 
 async def test_alive_and_ready(client: httpx2.AsyncClient) -> None:
