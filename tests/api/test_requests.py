@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from app.api import create_app
-from app.domain import Message, Prompt
+from app.domain import Message, Prompt, StrategyName
 from app.settings import Settings
 from app.store import AnswerStore
 from tests import samples
@@ -102,7 +102,7 @@ async def test_a_blank_system_text_can_be_asked_again(client: httpx2.AsyncClient
 
 @pytest.mark.parametrize("strategy", ["majority_vote", "fuse", "single"])
 async def test_any_stored_answer_has_a_request(
-    scripted: Settings, client: httpx2.AsyncClient, strategy: str
+    scripted: Settings, client: httpx2.AsyncClient, strategy: StrategyName
 ) -> None:
     """Also one that other members, a standing and another board had part in."""
     made = samples.answer()
