@@ -1,5 +1,6 @@
-from __future__ import asyncio
+from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
