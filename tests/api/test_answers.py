@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
@@ -172,13 +173,14 @@ async def test_what_is_not_there_is_a_problem(client: httpx2.AsyncClient) -> Non
 
 
 async def test_a_store_that_is_gone_is_a_503(scripted: Settings) -> None:
-    app = create_app(scripted)
-    async with serve(app) as client:
-        with sqlite3.connect(
-            scripted.database_url.removeprefix("sqlite+aiosqlite:///")
-        ) as database:
+    def drop() -> None:
+        file = scripted.database_url.removeprefix("sqlite+aiosqlite:///")
+        with sqlite3.connect(file) as database:
             database.execute("DROP TABLE candidates")
         database.close()
+
+    async with serve(create_app(scripted)) as client:
+        await asyncio.to_thread(drop)  # the service may be writing, and needs the loop to end it
         response = await client.post("/answer", json={"prompt": "a"})
     assert (response.status_code, response.json()["title"]) == (503, "The store does not answer")
 
