@@ -26,7 +26,9 @@ from tests.fakes.nvidia import NvidiaFake
 @asynccontextmanager
 async def serve(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     """Serve the app with uvicorn on a free port of 127.0.0.1, real HTTP and life cycle included."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, http="h11", log_level="warning", lifespan="on")
+    )
     # uvicorn takes the process's signals for itself in `serve()`; pytest needs them.
     serving = asyncio.ensure_future(server._serve())
     try:

@@ -47,6 +47,7 @@ def serve(
             host=given.host,
             port=given.port,
             workers=given.workers,
+            http="h11",  # the others are less strict about what a request may look like
             log_config=None,
             access_log=False,  # ours has the request's id, and no query
             server_header=False,
