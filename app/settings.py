@@ -443,7 +443,7 @@ class Settings(BaseSettings):
     breaker: BreakerSettings = BreakerSettings()
 
     timeout_s: float = Field(default=55, gt=0)
-    deadline_s: float = Field(default=60, gt=0, le=600)
+    deadline_s: float = Field(default=60, ge=0.1, le=600)
     keep_alive_s: float = Field(default=5, gt=0)
     max_tokens: int = Field(default=512, ge=1)
     max_body_bytes: int = Field(default=1_048_576, ge=1024)

@@ -123,6 +123,7 @@ def test_the_key_of_a_host_comes_from_the_variable_its_row_names(
         ('[members.x]\nprovider = "abacus"', "abacus"),
         ('[members.x]\nprovider = "openai_compatible"\nmodel = "m"', "base_url"),
         ("deadline_s = 0", "deadline_s"),
+        ("deadline_s = 0.09", "deadline_s"),
         ("scorer = []", "scorer"),
         ('scorer = "abacus"', "abacus"),
         ('[scorer]\nkind = "judge"\nmember = "nobody"', "no member named nobody to judge"),

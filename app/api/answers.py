@@ -17,6 +17,7 @@ from app.api.documents import (
     AnswerId,
     AnswerRequest,
     CandidateDocument,
+    RequestDocument,
     StartedDocument,
     answer_document,
     candidate_document,
@@ -139,7 +140,7 @@ async def get_answer(answer_id: AnswerId, live: Live) -> AnswerDocument:
     responses=responses(401, 403, 404, 422, 503),
     dependencies=[Depends(needs("read"))],
 )
-async def get_request(answer_id: AnswerId, live: Live) -> AnswerRequest:
+async def get_request(answer_id: AnswerId, live: Live) -> RequestDocument:
     """What an answer was asked, as a body for `POST /answer` that asks it again."""
     return request_document(await live.store.get(answer_id))
 

@@ -179,9 +179,11 @@ Conversation = Annotated[
 Deadline = Annotated[FiniteFloat, Field(ge=0.1, le=600, description="Seconds for the whole run.")]
 MaxTokens = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
 Temperature = Annotated[FiniteFloat, Field(ge=0, le=2)]
+MOST_TAGS = 16
 Tags = Annotated[
     dict[TagKey, TagText],
-    Field(max_length=16, json_schema_extra={"additionalProperties": False}),  # keys of the pattern
+    # No keys but those of the pattern.
+    Field(max_length=MOST_TAGS, json_schema_extra={"additionalProperties": False}),
 ]
 
 
@@ -260,29 +262,6 @@ class AnswerRequest(RunRequest):
         turns = [Message(turn.role, turn.text) for turn in self.messages or ()]
         asked = [Message("user", self.prompt)] if self.prompt else []
         return Prompt((*system, *turns, *asked), self.max_tokens or max_tokens, self.temperature)
-
-
-def request_document(answer: Answer) -> AnswerRequest:
-    """A body for `POST /answer` that asks what that answer was asked, in the same way."""
-    plan = {name: getattr(answer.plan, name) for name in PlanRequest.model_fields}
-    return AnswerRequest.model_validate(
-        {
-            "messages": [
-                asdict(message) for message in answer.prompt.messages if message.content.strip()
-            ],
-            "max_tokens": answer.prompt.max_tokens,
-            "temperature": answer.prompt.temperature,
-            "members": list(answer.plan.members),
-            "deadline_s": answer.plan.deadline_s,
-            "weights": asdict(answer.plan.weights),
-            "plan": {
-                **plan,
-                "order": list(answer.plan.order) or None,
-                "reserves": list(answer.plan.reserves) or None,
-            },
-            "tags": dict(answer.tags),
-        }
-    )
 
 
 # Shown in Swagger UI; they name no member, so that they run as they stand on any board.
@@ -412,6 +391,42 @@ class AttributesDocument(BaseModel):
     verbosity: float
 
 
+class MessageDocument(BaseModel):
+    role: Role
+    content: str
+
+
+class PlanDocument(BaseModel):
+    """The fields of `PlanRequest`, without its bounds."""
+
+    strategy: StrategyName
+    samples: int
+    threshold: float | None
+    order: list[str] | None
+    top_k: int
+    aggregator: str | None
+    floor: float | None
+    reserves: list[str] | None
+    quorum: int
+    on_partial: OnPartial
+    length_control: bool
+    hedge_s: float | None
+
+
+class RequestDocument(BaseModel):
+    """A body for `POST /answer`. What was stored under other bounds than those of today is shown
+    all the same, and refused if it is sent."""
+
+    messages: list[MessageDocument]
+    max_tokens: int
+    temperature: float | None
+    members: list[str]
+    deadline_s: float
+    weights: AttributesDocument
+    plan: PlanDocument
+    tags: dict[str, str]
+
+
 class UsageDocument(BaseModel):
     input_tokens: int
     output_tokens: int
@@ -445,8 +460,12 @@ class ScorerDocument(BaseModel):
 
 class DecisionDocument(BaseModel):
     strategy: str
+    winner: str | None = Field(description="Id of the candidate that was chosen.")
     weights: AttributesDocument
     margin: float | None
+    resolution: float = Field(
+        description="Margin under these weights below which rewards cannot be told apart."
+    )
     tie_break: str | None = Field(
         description="By what a tie went: standing, with the win rates of the tied, or board order."
     )
@@ -635,8 +654,10 @@ def answer_document(answer: Answer) -> AnswerDocument:
         scorer=ScorerDocument(**asdict(answer.scorer)),
         decision=DecisionDocument(
             strategy=answer.selection.strategy,
+            winner=answer.selection.winner,
             weights=AttributesDocument(**asdict(answer.plan.weights)),
             margin=answer.selection.margin,
+            resolution=answer.plan.resolution,
             tie_break=answer.selection.tie_break,
             reason=answer.selection.reason,
             votes=dict(answer.selection.votes) if answer.selection.votes else None,
@@ -654,6 +675,31 @@ def answer_document(answer: Answer) -> AnswerDocument:
         timings=TimingsDocument(**asdict(answer.timings)),
         tags=dict(answer.tags),
         key=answer.key_id,
+    )
+
+
+def request_document(answer: Answer) -> RequestDocument:
+    """A body that asks what that answer was asked, in the same way."""
+    plan = {name: getattr(answer.plan, name) for name in PlanDocument.model_fields}
+    return RequestDocument(
+        messages=[
+            MessageDocument(**asdict(message))
+            for message in answer.prompt.messages
+            if message.content.strip()
+        ],
+        max_tokens=answer.prompt.max_tokens,
+        temperature=answer.prompt.temperature,
+        members=list(answer.plan.members),
+        deadline_s=answer.plan.deadline_s,
+        weights=AttributesDocument(**asdict(answer.plan.weights)),
+        plan=PlanDocument(
+            **plan
+            | {
+                "order": list(answer.plan.order) or None,
+                "reserves": list(answer.plan.reserves) or None,
+            }
+        ),
+        tags=dict(answer.tags),
     )
 
 

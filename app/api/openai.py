@@ -23,12 +23,14 @@ from pydantic import (
     Field,
     StringConstraints,
     Tag,
+    model_validator,
 )
 
 from app.api.admission import IdempotencyKey, ask
 from app.api.answers import answer_links, component, json_text
 from app.api.connections import KEEP_ALIVE, EventStream, LiveRun, Step
 from app.api.documents import (
+    MOST_TAGS,
     AnswerDocument,
     CandidateDocument,
     Conversation,
@@ -140,9 +142,17 @@ class ChatRequest(BaseModel):
     temperature: Temperature | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: TagText | None = Field(default=None, description="Kept as the tag `user`.")
+    user: TagText | None = Field(
+        default=None, description=f"Kept as the tag `user`; {MOST_TAGS} tags are the most."
+    )
     metadata: Tags | None = Field(default=None, description="Kept as tags.")
     starboard: RunRequest | None = Field(default=None, description="As in `POST /answer`.")
+
+    @model_validator(mode="after")
+    def _few_tags(self) -> Self:
+        if len(self.to_tags()) > MOST_TAGS:
+            raise ValueError(f"metadata and user are more than {MOST_TAGS} tags together")
+        return self
 
     def to_prompt(self, max_tokens: int) -> Prompt:
         """The prompt; `max_tokens` is the default where the request has none."""

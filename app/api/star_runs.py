@@ -95,7 +95,7 @@ class RunDocument(RunSummaryDocument):
     manifest: dict[str, Any]
 
 
-@router.get("/runs", responses=responses(401, 403), dependencies=[Depends(needs("read"))])
+@router.get("/runs", responses=responses(401, 403), dependencies=[Depends(needs("admin"))])
 async def list_runs(live: Live) -> RunsDocument:
     """STaR's runs in the folder that `runs_dir` names, by name."""
     folder = live.settings.runs_dir
@@ -107,7 +107,7 @@ async def list_runs(live: Live) -> RunsDocument:
 @router.get(
     "/runs/{name}",
     responses=responses(401, 403, 404, 500),
-    dependencies=[Depends(needs("read"))],
+    dependencies=[Depends(needs("admin"))],
 )
 async def get_run(
     name: Annotated[str, PathParameter(max_length=255, pattern=r"^[^/\\\x00]+$")], live: Live

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from statistics import median
 from typing import Annotated
 
@@ -41,7 +42,7 @@ class MemberStatisticsDocument(BaseModel):
     replies: int
     failures: dict[str, int] = Field(description="How often, by kind.")
     latency_median_s: float | None
-    latency_p95_s: float | None
+    latency_p95_s: float | None = Field(description="By nearest rank: of two replies the slower.")
     cost_usd: float | None = Field(description="As far as it is known; null if none of it is.")
     cost_unknown: int = Field(description="Replies whose cost is not known.")
     rewards: list[int] = Field(description="Replies in each of the `reward_bins`.")
@@ -138,7 +139,7 @@ def _member(
         replies=len(replies),
         failures=Counter(one.failure for one in candidates if one.failure is not None),
         latency_median_s=median(latencies) if latencies else None,
-        latency_p95_s=latencies[int(0.95 * (len(latencies) - 1))] if latencies else None,
+        latency_p95_s=latencies[ceil(0.95 * len(latencies)) - 1] if latencies else None,
         cost_usd=_cost(replies),
         cost_unknown=sum(one.cost_usd is None for one in replies),
         rewards=rewards,

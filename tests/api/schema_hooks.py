@@ -22,6 +22,7 @@ UNSAID = re.compile(
     "must begin and end with a user turn|a turn has no text"  # on the last item of a list
     "|calls are|may end with [0-9]+ replies"  # on the board that is asked
     "|has no reply of that id|is the reply that was chosen"  # on the answer it is said of
+    "|more than [0-9]+ tags together"  # on two fields together
     "|send another key with another request"  # on earlier requests
     "|say which answers: a tag or a key"  # on two parameters of a query together
 )

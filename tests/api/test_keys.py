@@ -108,9 +108,13 @@ ROUTES: Mapping[tuple[str, str], Scope] = {
     ("DELETE", "/answers/{id}"): "admin",
     ("POST", "/answers/{id}/feedback"): "answer",
     ("GET", "/answers/{id}/feedback"): "read",
+    ("GET", "/answers/{id}/request"): "read",
     ("GET", "/export"): "admin",
     ("GET", "/models"): "read",
+    ("GET", "/runs"): "admin",
+    ("GET", "/runs/{name}"): "admin",
     ("POST", "/score"): "score",
+    ("GET", "/statistics"): "read",
     ("POST", "/v1/chat/completions"): "answer",
     ("GET", "/v1/models"): "read",
     ("GET", "/v1/models/{model}"): "read",
@@ -131,7 +135,7 @@ async def test_every_route_asks_for_its_scope(
     assert guarded == ROUTES.keys()
     callers = {scope: (await made(keys, scope))[1] for scope in get_args(Scope)}
     for (method, path), needed in ROUTES.items():
-        url = path.format(id="ans_none", model="a")
+        url = path.format(id="ans_none", model="a", name="none")
         for scope, headers in callers.items():
             response = await client.request(method, url, headers=headers, json=BODIES.get(path))
             if scope in (needed, "admin"):

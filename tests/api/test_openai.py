@@ -76,6 +76,15 @@ async def test_the_board_replies_with_its_evidence(
     assert (stored["answer"], stored["tags"]) == ("second", {"user": "u1", "team": "red" * 170})
 
 
+async def test_user_and_metadata_are_16_tags_together(served: httpx2.AsyncClient) -> None:
+    metadata = {str(number): "" for number in range(16)}
+    body = {"model": "starboard", "messages": [TURN], "metadata": metadata}
+    assert (await served.post("/v1/chat/completions", json=body)).status_code == 200
+    refused = await served.post("/v1/chat/completions", json=body | {"user": "u1"})
+    assert refused.status_code == 400, refused.text
+    assert "16 tags together" in refused.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("model", "said", "asked"),
     [

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 from app.api import create_app
+from app.api.documents import AnswerRequest, PlanDocument, PlanRequest, RequestDocument
 from app.domain import Message, Prompt, StrategyName
 from app.settings import Settings
 from app.store import AnswerStore
@@ -119,6 +120,32 @@ async def test_any_stored_answer_has_a_request(
     assert request["plan"]["strategy"] == strategy
     known = {field.name for field in dataclasses.fields(made.plan)}
     assert request["plan"].keys() <= known
+
+
+async def test_what_was_stored_under_other_bounds_has_a_request_too(
+    scripted: Settings, client: httpx2.AsyncClient
+) -> None:
+    made = samples.answer()
+    weights = replace(made.plan.weights, verbosity=-1000)
+    plan = replace(made.plan, weights=weights, deadline_s=0.01, samples=99, quorum=0, top_k=1)
+    tags = {"a:b" * 30: "x" * 600} | {str(number): "" for number in range(20)}
+    prompt = Prompt((Message("user", " "), Message("user", "Why?")), 10_000_000, 9.0)
+    async with AnswerStore.open(scripted.database_url) as store:
+        await store.save(replace(made, plan=plan, tags=tags, prompt=prompt))
+    request = await request_of(client, made.id)
+    assert request["messages"] == [{"role": "user", "content": "Why?"}]
+    assert (request["weights"]["verbosity"], request["tags"]) == (-1000, tags)
+    assert (request["deadline_s"], request["plan"]["samples"]) == (0.01, 99)
+    assert (request["max_tokens"], request["temperature"]) == (10_000_000, 9.0)
+
+
+def test_it_has_every_field_of_a_plan() -> None:
+    assert PlanDocument.model_fields.keys() == PlanRequest.model_fields.keys()
+    assert RequestDocument.model_fields.keys() == AnswerRequest.model_fields.keys() - {
+        "prompt",
+        "system",
+        "stream",
+    }
 
 
 async def test_no_answer_has_no_request(client: httpx2.AsyncClient) -> None:

@@ -73,6 +73,12 @@ def test_latency_by_member_and_day() -> None:
     assert (last["a"].latency_median_s, last["b"].latency_median_s) == (500.0, 7.0)
 
 
+@pytest.mark.parametrize(("n", "p95"), [(1, 1), (2, 2), (10, 10), (20, 19), (100, 95)])
+def test_the_95th_percentile_is_of_the_nearest_rank(n: int, p95: int) -> None:
+    found = document([seen(reply("a", float(one + 1))) for one in range(n)], SINCE)
+    assert found.members[0].latency_p95_s == p95
+
+
 def test_a_cost_that_is_not_known_is_never_0() -> None:
     found = document(
         [seen(reply("a", cost_usd=0.25), reply("a", cost_usd=None), reply("b", cost_usd=None))],

@@ -160,6 +160,97 @@ async def test_feedback_is_stored_and_shown(board: Board, visiting: Visiting) ->
         await expect(said.nth(2)).to_contain_text("verbosity 1 · “Too long?”")
 
 
+async def test_an_answer_is_shown_whatever_becomes_of_its_request(
+    board: Board, visiting: Visiting
+) -> None:
+    answer = await board.ask()
+    async with visiting(board.origin, "about:blank") as visit:
+        page = visit.page
+        await page.route("**/request", lambda route: route.fulfill(status=500))
+        await page.goto(f"/#/answers/{answer['id']}")
+        await expect(page.get_by_role("alert")).to_be_visible()
+        await expect(page.locator(".winner h2")).to_contain_text("claude")
+        visit.forgive("500")
+
+
+async def edited(board: Board, page: Page, answer: dict[str, Any]) -> None:
+    """Open a stored answer as if this were its document."""
+    await page.route(f"**/answers/{answer['id']}", lambda route: route.fulfill(json=answer))
+    await page.goto(f"/#/answers/{answer['id']}")
+
+
+async def test_each_card_says_what_the_decision_was_made_by(
+    board: Board, visiting: Visiting
+) -> None:
+    """Two samples of one member that say the same, a resolution that other weights stretched, and
+    a reply without a score among those that are ranked."""
+    answer = await board.ask()
+    by_member = {one["member"]: one for one in answer["candidates"]}
+    claude, mistral = by_member["claude"], by_member["mistral"]
+    twin = claude | {"id": "cand_twin", "rank": 1, "reward": claude["reward"] + 0.5}
+    claude["rank"], mistral["reward"], mistral["scores"] = 4, None, None
+    answer["candidates"].append(twin)
+    answer["decision"] |= {"winner": "cand_twin", "resolution": 0.75}
+    async with visiting(board.origin, "about:blank") as visit:
+        page = visit.page
+        await edited(board, page, answer)
+        await expect(page.locator(".card .verdict").first).to_have_text("Chosen")
+        await expect(page.locator(".card.chosen")).to_have_count(1)
+        await expect(page.locator(".winner")).to_contain_text("(resolution 0.75)")
+        await expect(page.locator(".winner .facts")).to_contain_text(f"{twin['reward']:.2f}")
+        told = "Rank 4, 0.50 behind the first: too close to tell apart"
+        await expect(card(page, "claude").last.locator(".verdict")).to_have_text(told)
+        await expect(card(page, "mistral").locator(".verdict")).to_have_text("Rank 3, not scored")
+        answer["decision"]["votes"] = {"blue": 2, "green": 1}
+        await page.reload()
+        await expect(card(page, "claude").last.locator(".verdict")).to_have_text("Rank 4")
+
+
+async def test_sliders_stay_under_the_hand(board: Board, visiting: Visiting) -> None:
+    answer = await board.ask(weights={"helpfulness": 5})
+    async with visiting(board.origin, f"/#/answers/{answer['id']}") as visit:
+        page = visit.page
+        await page.get_by_text("What if it were weighed otherwise?").click()
+        slider = page.get_by_role("slider", name="verbosity")
+        await slider.press("ArrowRight")
+        await expect(page.locator(".winner .local")).to_be_visible()
+        await slider.press("ArrowLeft")
+        await expect(page.locator(".winner .local")).to_have_count(0)
+        await expect(slider).to_be_focused()
+        await expect(page.get_by_role("slider", name="helpfulness")).to_have_value("5")
+
+
+async def test_texts_are_compared_when_that_is_asked_for(board: Board, visiting: Visiting) -> None:
+    answer = await board.ask()
+    for one, letter in zip(answer["candidates"], "ab", strict=False):
+        one["text"] = " ".join(f"{letter}{number}" for number in range(4000))
+    async with visiting(board.origin, "about:blank") as visit:
+        await edited(board, visit.page, answer)
+        await expect(visit.page.locator(".said, .card").first).to_be_visible()
+        await visit.page.wait_for_load_state("networkidle")
+        assert not [url for url in visit.urls if "diff.min" in url]
+        await visit.page.get_by_text("Compare two replies word by word").click()
+        await expect(visit.page.locator("starboard-diff")).to_contain_text("too different")
+
+
+async def test_what_was_written_stays_until_it_is_stored(board: Board, visiting: Visiting) -> None:
+    answer = await board.ask()
+    async with visiting(board.origin, f"/#/answers/{answer['id']}") as visit:
+        page = visit.page
+        await page.get_by_text("Rate, correct, comment").click()
+        corrected = page.get_by_label("The reply of claude as it should have been")
+        await corrected.fill("Blue, by scattering.")
+        await page.route("**/feedback", lambda route: route.abort())
+        await page.get_by_role("button", name="Store").click()
+        await expect(page.get_by_role("alert")).to_be_visible()
+        await expect(corrected).to_have_value("Blue, by scattering.")
+        await page.unroute("**/feedback")
+        await page.get_by_role("button", name="Store").click()
+        await expect(page.locator(".said li")).to_have_count(1)
+        await expect(corrected).to_have_value("")
+        visit.forgive("ERR_FAILED")
+
+
 async def test_stop_ends_the_run(board: Board, visiting: Visiting) -> None:
     fakes = (board.claude, board.gemma, board.mistral)
     for fake in fakes:

@@ -129,6 +129,18 @@ async def test_a_reply_runs_nothing_and_fetches_nothing(board: Board, visiting: 
         assert visit.strangers() == []
 
 
+@pytest.mark.parametrize("reply", [">" * 4000, "* " * 2000 + "x", "<b>" + "word " * 20_000])
+async def test_a_reply_that_no_markdown_can_be_made_of_is_plain(
+    board: Board, visiting: Visiting, reply: str
+) -> None:
+    board.gemma.reply = reply
+    answer = await board.ask()
+    async with visiting(board.origin, f"/#/answers/{answer['id']}") as visit:
+        await expect(visit.page.locator(".winner h2")).to_contain_text("claude")
+        gemma = visit.page.locator(".card[data-member=gemma] starboard-text")
+        assert (await gemma.inner_text()).split() == reply.split()
+
+
 async def test_what_people_say_is_text(board: Board, visiting: Visiting) -> None:
     answer = await board.ask(SHORT, system=HOSTILE, tags={"<b onclick>": SHORT})
     said = {"comment": HOSTILE, "corrected": HOSTILE}

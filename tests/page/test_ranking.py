@@ -54,6 +54,10 @@ ASK = """async ({ answer, weights }) => {
   const { ranked, weighable } = await import("/page/ranking.js");
   return weights.map((one) => (weighable(answer) ? ranked(answer, one) : null));
 }"""
+BOTH = """async (answer) => {
+  const { original, ranked } = await import("/page/ranking.js");
+  return [original(answer), ranked(answer, answer.decision.weights)];
+}"""
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -188,3 +192,18 @@ async def test_the_browser_chooses_as_the_service_does(
         assert got["resolution"] == pytest.approx(expected.plan.resolution)
         if selection.winner:
             assert bool(got["tied"]) == bool(selection.tie_break)
+
+
+async def test_the_cards_say_what_the_sliders_would(board: Board, visiting: Visiting) -> None:
+    """Of the weights that the answer was made with, under length control too."""
+    weights = {"helpfulness": 2, "correctness": -1}
+    answer = await board.ask(weights=weights)
+    assert answer["scorer"]["length_slope"] == 0
+    answer["scorer"]["length_slope"] = 0.26
+    answer["decision"]["length_control"] = "some"
+    async with visiting(board.origin) as visit:
+        made, weighed = await visit.page.evaluate(BOTH, answer)
+    assert made["resolution"] == pytest.approx(weighed["resolution"])
+    assert made["resolution"] != answer["scorer"]["resolution"]
+    assert made["compared"] == pytest.approx(weighed["compared"])
+    assert made["compared"] != pytest.approx(made["rewards"])

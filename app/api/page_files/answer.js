@@ -3,7 +3,7 @@
 import { call } from "./api.js";
 import { seconds, usd, points, when, count, percent } from "./formats.js";
 import { copyButton, field, markdown, problem, say, scoreBars, select } from "./parts.js";
-import { ATTRIBUTES, PUBLISHED, ranked, weighable } from "./ranking.js";
+import { ATTRIBUTES, original, PUBLISHED, ranked, weighable } from "./ranking.js";
 import { html, nothing } from "./vendor/lit-html.js";
 import "./chart.js";
 
@@ -15,6 +15,7 @@ export class AnswerView {
   constructor(answer, redraw) {
     this.answer = answer;
     this.redraw = redraw;
+    this.original = original(answer);
     this.weights = { ...answer.decision.weights };
     this.compared = answer.candidates.filter((one) => one.text !== null).slice(0, 2).map((one) => one.id);
     this.feedback = null;
@@ -27,7 +28,7 @@ export class AnswerView {
     const { answer } = this;
     const ranking = this.#ranking();
     return html`<article class="answer">
-      ${this.#winner(ranking)} ${this.#weights(ranking)}
+      ${this.#winner(ranking)} ${this.#weights()}
       <h2>Candidates</h2>
       <div class="cards">${this.#ordered(ranking).map((one) => this.#card(one, ranking))}</div>
       ${radar(answer)} ${this.#difference()} ${this.#feedback()}
@@ -42,28 +43,16 @@ export class AnswerView {
   }
 
   #ordered(ranking) {
-    const place = ranking
-      ? new Map(ranking.ids.map((id, at) => [id, at]))
-      : new Map(this.answer.candidates.map((one) => [one.id, one.rank ?? Infinity]));
+    const place = new Map((ranking ?? this.original).ids.map((id, at) => [id, at]));
     return this.answer.candidates.toSorted(
       (a, b) => (place.get(a.id) ?? Infinity) - (place.get(b.id) ?? Infinity),
     );
   }
 
-  #chosenId(ranking) {
-    if (ranking) return ranking.chosen;
-    const { answer } = this;
-    if (answer.answer === null) return null;
-    return answer.candidates.find(
-      (one) => one.member === answer.member && one.text === answer.answer,
-    )?.id;
-  }
-
   #winner(ranking) {
     const { answer } = this;
-    const chosen = answer.candidates.find((one) => one.id === this.#chosenId(ranking));
-    const reward = ranking && chosen ? ranking.rewards[chosen.id] : chosen?.reward;
-    const margin = ranking ? ranking.margin : answer.decision.margin;
+    const { chosen: id, rewards, margin, resolution } = ranking ?? this.original;
+    const chosen = answer.candidates.find((one) => one.id === id);
     return html`<section class="winner" aria-labelledby="winner">
       <h2 id="winner">
         ${chosen ? html`${chosen.member} <small>${chosen.model}</small>` : "No reply was chosen"}
@@ -71,7 +60,7 @@ export class AnswerView {
       ${ranking
         ? html`<p class="badge local">
             By your weights.
-            ${chosen?.id === this.#chosenId(null)
+            ${id === this.original.chosen
               ? "The board chose the same."
               : `The board chose ${answer.member ?? "nothing"}.`}
           </p>`
@@ -87,10 +76,10 @@ export class AnswerView {
         : nothing}
       <dl class="facts">
         <div><dt>Why</dt><dd class="why">${ranking ? localReason(ranking, answer) : answer.decision.reason}</dd></div>
-        <div><dt>Reward</dt><dd>${points(reward)}</dd></div>
+        <div><dt>Reward</dt><dd>${points(rewards[id])}</dd></div>
         <div>
           <dt>Margin</dt>
-          <dd>${points(margin)} <small>(resolution ${points(ranking?.resolution ?? answer.scorer.resolution)})</small></dd>
+          <dd>${points(margin)} <small>(resolution ${points(resolution)})</small></dd>
         </div>
         ${!ranking && answer.decision.tie_break
           ? html`<div><dt>Tie</dt><dd>${answer.decision.tie_break}</dd></div>`
@@ -100,7 +89,7 @@ export class AnswerView {
               .map(([said, votes]) => `${said}: ${points(votes)}`)
               .join(" · ")}</dd></div>`
           : nothing}
-        ${answer.decision.length_control
+        ${!ranking && answer.decision.length_control
           ? html`<div><dt>Length</dt><dd>${answer.decision.length_control}</dd></div>`
           : nothing}
         <div><dt>Scorer</dt><dd>${answer.scorer.name} <small>${answer.scorer.model}</small>
@@ -114,19 +103,19 @@ export class AnswerView {
     </section>`;
   }
 
-  #weights(ranking) {
+  #weights() {
     const { answer, weights } = this;
     if (!weighable(answer)) return nothing;
     const set = (values) => {
       this.weights = values;
       this.redraw();
-      const now = this.#ranking();
-      const chosen = answer.candidates.find((one) => one.id === this.#chosenId(now));
+      const { chosen: id } = this.#ranking() ?? this.original;
+      const chosen = answer.candidates.find((one) => one.id === id);
       say(chosen ? `${chosen.member} is first` : "");
     };
-    return html`<details class="panel" ?open=${Boolean(ranking)}>
+    return html`<details class="panel">
       <summary>What if it were weighed otherwise?</summary>
-      ${weightSliders(weights, set)}
+      ${weightSliders(weights, answer.decision.weights, set)}
       <p class="actions">
         <button type="button" @click=${() => set({ ...answer.decision.weights })}>As it was</button>
         <a class="button" href="#/ask?from=${answer.id}&weights=${ATTRIBUTES.map((name) => weights[name]).join(",")}">Ask again with these</a>
@@ -135,18 +124,18 @@ export class AnswerView {
   }
 
   #card(one, ranking) {
-    const chosen = one.id === this.#chosenId(ranking);
-    const reward = ranking ? (ranking.rewards[one.id] ?? null) : one.reward;
+    const { chosen: id, rewards } = ranking ?? this.original;
+    const chosen = one.id === id;
     return html`<section class="card ${chosen ? "chosen" : ""} ${one.failure ? "failed" : ""}" data-member=${one.member}>
       <h3>${one.member} <small>${one.model}</small></h3>
-      <p class="verdict">${verdict(one, this.answer, ranking, chosen)}</p>
+      <p class="verdict">${this.#verdict(one, ranking)}</p>
       ${one.scores ? scoreBars(one.scores) : nothing}
       ${one.score_failure
         ? html`<p class="badge degraded">Not scored: ${one.score_failure.message}</p>`
         : nothing}
       ${one.score_note ? html`<p><small>${one.score_note}</small></p>` : nothing}
       <dl class="facts small">
-        <div><dt>Reward</dt><dd>${points(reward)}</dd></div>
+        <div><dt>Reward</dt><dd>${points(rewards[one.id])}</dd></div>
         <div><dt>Took</dt><dd>${seconds(one.latency_s)}</dd></div>
         <div><dt>Cost</dt><dd>${usd(one.cost_usd)}</dd></div>
         <div><dt>Tokens</dt><dd>${one.usage ? `${count(one.usage.input_tokens)} in, ${count(one.usage.output_tokens)} out` : "–"}</dd></div>
@@ -162,12 +151,30 @@ export class AnswerView {
         ? html`<div class="scroll reply" tabindex="0" role="region" aria-label="Reply of ${one.member}">${markdown(one.text)}</div>
             <p class="actions">
               ${copyButton(one.text, `the reply of ${one.member}`)}
-              ${one.id === this.#chosenId(null)
+              ${one.id === this.original.chosen
                 ? nothing
                 : html`<button type="button" class="small" @click=${() => this.#send({ better: one.id })}>This one is better</button>`}
             </p>`
         : nothing}
     </section>`;
+  }
+
+  /** Why this one won or lost. */
+  #verdict(one, ranking) {
+    const { ids, chosen, compared, resolution } = ranking ?? this.original;
+    if (one.failure) return `Failed: ${one.failure.message}`;
+    if (one.id === chosen) return ranking ? "First by your weights" : "Chosen";
+    if (["refusal", "content_filter"].includes(one.finish_reason))
+      return "Withheld by its vendor: not compared with honest replies";
+    const at = ids.indexOf(one.id);
+    if (at < 0) return one.reward === null ? "Not ranked: it has no score" : "Not ranked";
+    const place = `Rank ${at + 1}`;
+    if (this.answer.decision.votes) return place; // votes decided, not rewards
+    if (!(one.id in compared)) return `${place}, not scored`;
+    if (at === 0 || !(ids[0] in compared)) return place;
+    const behind = compared[ids[0]] - compared[one.id];
+    const said = `${place}, ${behind >= 0 ? `${points(behind)} behind` : `${points(-behind)} above`} the first`;
+    return Math.abs(behind) < resolution ? `${said}: too close to tell apart` : said;
   }
 
   #difference() {
@@ -179,13 +186,19 @@ export class AnswerView {
       this.redraw();
     };
     const [before, after] = this.compared.map((id) => texts.find((one) => one.id === id));
-    return html`<details class="panel">
+    const toggle = (event) => {
+      this.comparing = event.target.open;
+      this.redraw();
+    };
+    return html`<details class="panel" @toggle=${toggle}>
       <summary>Compare two replies word by word</summary>
       <div class="row">
         ${field("From", select(options, before.id, pick(0)))}
         ${field("To", select(options, after.id, pick(1)))}
       </div>
-      <starboard-diff .texts=${[before.text, after.text]}></starboard-diff>
+      ${this.comparing
+        ? html`<starboard-diff .texts=${[before.text, after.text]}></starboard-diff>`
+        : nothing}
     </details>`;
   }
 
@@ -198,16 +211,19 @@ export class AnswerView {
     this.redraw();
   }
 
+  /** Whether it was stored. */
   async #send(said) {
     try {
       await call(`answers/${this.answer.id}/feedback`, { body: said });
-      this.fault = null;
-      say("Feedback stored");
-      await this.#listFeedback();
     } catch (error) {
       this.fault = error;
       this.redraw();
+      return false;
     }
+    this.fault = null;
+    say("Feedback stored");
+    await this.#listFeedback();
+    return true;
   }
 
   #feedback() {
@@ -218,7 +234,7 @@ export class AnswerView {
       this.redraw();
     };
     const complete = ATTRIBUTES.every((name) => name in ratings);
-    const write = (event) => {
+    const write = async (event) => {
       event.preventDefault();
       const form = event.currentTarget;
       const said = {};
@@ -226,10 +242,15 @@ export class AnswerView {
       for (const name of ["corrected", "comment"]) {
         if (form.elements[name].value.trim()) said[name] = form.elements[name].value;
       }
-      if (Object.keys(said).length === 0) return;
-      this.ratings = {};
-      form.reset();
-      this.#send(said);
+      if (Object.keys(said).length === 0) {
+        say("Nothing to store");
+        return;
+      }
+      if (await this.#send(said)) {
+        this.ratings = {};
+        form.reset();
+        this.redraw();
+      }
     };
     const scale = [["", "–"], ...[0, 1, 2, 3, 4].map((one) => [String(one), String(one)])];
     return html`<section class="feedback" aria-labelledby="feedback">
@@ -238,6 +259,7 @@ export class AnswerView {
       ${answer.answer === null
         ? nothing
         : html`<p class="actions">
+            <span>The board chose ${answer.member}:</span>
             <button type="button" @click=${() => this.#send({ thumb: "up" })}>Good choice</button>
             <button type="button" @click=${() => this.#send({ thumb: "down" })}>Bad choice</button>
           </p>`}
@@ -247,7 +269,7 @@ export class AnswerView {
           ${answer.answer === null
             ? nothing
             : html`<fieldset>
-                  <legend>The chosen reply, 0 (worst) to 4</legend>
+                  <legend>The reply of ${answer.member}, 0 to 4</legend>
                   <div class="row">
                     ${ATTRIBUTES.map((name) =>
                       field(name, select(scale, String(ratings[name] ?? ""), (value) => rate(name, value))),
@@ -257,7 +279,7 @@ export class AnswerView {
                     ? html`<small>All five are stored together, or none.</small>`
                     : nothing}
                 </fieldset>
-                ${field("As it should have been", html`<textarea name="corrected" rows="4"></textarea>`)}`}
+                ${field(`The reply of ${answer.member} as it should have been`, html`<textarea name="corrected" rows="4"></textarea>`)}`}
           ${field("Comment", html`<textarea name="comment" rows="2"></textarea>`)}
           <p class="actions"><button class="primary">Store</button></p>
         </form>
@@ -269,12 +291,14 @@ export class AnswerView {
   }
 }
 
-export function weightSliders(weights, onChange) {
+/** Sliders as far as 1, or as far as the weights `from` which they start. */
+export function weightSliders(weights, from, onChange) {
+  const reach = Math.max(1, ...ATTRIBUTES.map((name) => Math.abs(from[name])));
   return html`<div class="sliders">
     ${ATTRIBUTES.map(
       (name) => html`<label>
         <span>${name}</span>
-        <input type="range" min="-1" max="1" step="0.01" .value=${String(weights[name])}
+        <input type="range" min=${-reach} max=${reach} step="0.01" .value=${String(weights[name])}
           @input=${(event) => onChange({ ...weights, [name]: Number(event.target.value) })}>
         <output>${weights[name].toFixed(2)}</output>
       </label>`,
@@ -289,27 +313,7 @@ function localReason(ranking, answer) {
     return `the best reward is under the floor of ${points(answer.decision.floor)}`;
   return ranking.tied.length
     ? `too close to call among ${ranking.tied.map(member).join(", ")}: the first as ties go`
-    : `highest reward of ${ranking.ids.length} scored candidates`;
-}
-
-/** Why this one won or lost. */
-function verdict(one, answer, ranking, chosen) {
-  if (one.failure) return `Failed: ${one.failure.message}`;
-  if (["refusal", "content_filter"].includes(one.finish_reason) && !chosen)
-    return "Withheld by its vendor: not compared with honest replies";
-  if (chosen) return ranking ? "First by your weights" : "Chosen";
-  const place = ranking ? ranking.ids.indexOf(one.id) + 1 || null : one.rank;
-  if (place === null) return "Not ranked: it has no score";
-  const rewards = ranking
-    ? (id) => ranking.rewards[id]
-    : (id) => answer.candidates.find((other) => other.id === id).reward;
-  const first = ranking
-    ? ranking.ids[0]
-    : answer.candidates.find((other) => other.rank === 1)?.id;
-  const behind = rewards(first) - rewards(one.id);
-  const resolution = ranking?.resolution ?? answer.scorer.resolution;
-  const said = `Rank ${place}, ${behind >= 0 ? `${points(behind)} behind` : `${points(-behind)} above`} the first`;
-  return Math.abs(behind) < resolution ? `${said}: too close to tell apart` : said;
+    : `highest reward${answer.decision.length_control ? ", under length control," : ""} of ${ranking.ids.length} scored candidates`;
 }
 
 function radar(answer) {
@@ -341,6 +345,8 @@ function told(feedback, answer) {
   return parts.join(" · ");
 }
 
+const LONGEST_MS = 1000; // the tab stands still for as long
+
 /** The words of two texts, those taken out and those put in. */
 class Difference extends HTMLElement {
   #texts = [];
@@ -353,7 +359,12 @@ class Difference extends HTMLElement {
 
   async #draw(before, after) {
     await import("./vendor/diff.min.js");
-    const changes = Diff.diffWordsWithSpace(before, after);
+    const changes = Diff.diffWordsWithSpace(before, after, { timeout: LONGEST_MS });
+    if (before !== this.#texts[0] || after !== this.#texts[1]) return;
+    if (!changes) {
+      this.textContent = "The two are too different to be compared.";
+      return;
+    }
     const words = changes.map(({ value, added, removed }) => {
       const word = document.createElement(added ? "ins" : removed ? "del" : "span");
       word.textContent = value;
@@ -363,7 +374,7 @@ class Difference extends HTMLElement {
       .filter((one) => !one.added && !one.removed)
       .reduce((sum, one) => sum + one.value.length, 0);
     const summary = document.createElement("p");
-    summary.textContent = `${percent((2 * kept) / (before.length + after.length))} of the characters are in both.`;
+    summary.textContent = `${percent((2 * kept) / (before.length + after.length || 1))} of the characters are in both.`;
     const text = document.createElement("div");
     text.className = "diff";
     text.append(...words);

@@ -76,6 +76,7 @@ export class Ask {
     const weights = parameters.get("weights")?.split(",").map(Number) ?? [];
     if (weights.length === ATTRIBUTES.length && weights.every(Number.isFinite))
       this.form.weights = Object.fromEntries(ATTRIBUTES.map((name, at) => [name, weights[at]]));
+    this.form.kept.weights = this.form.weights;
   }
 
   #body() {
@@ -214,7 +215,7 @@ export class Ask {
           : nothing}
         <fieldset>
           <legend>Weights of the five scores</legend>
-          ${weightSliders(form.weights, (weights) => {
+          ${weightSliders(form.weights, form.kept.weights ?? PUBLISHED, (weights) => {
             form.weights = weights;
             this.redraw();
           })}
@@ -269,25 +270,25 @@ export class Stored {
   }
 
   async open(_, id) {
-    try {
-      const path = `answers/${encodeURIComponent(id)}`;
-      const [answer, request] = await Promise.all([call(path), call(`${path}/request`)]);
-      this.request = request;
-      this.view = new AnswerView(answer, this.redraw);
-    } catch (error) {
-      this.fault = error;
-    }
+    this.id = id;
+    const path = `answers/${encodeURIComponent(id)}`;
+    const [answer, request] = await Promise.allSettled([call(path), call(`${path}/request`)]);
+    if (answer.value) this.view = new AnswerView(answer.value, this.redraw);
+    this.request = request.value;
+    this.fault = answer.reason ?? request.reason;
     this.redraw();
   }
 
   draw() {
-    if (this.fault) return problem(this.fault);
-    if (!this.view) return html`<p class="note">Loading …</p>`;
+    const { view, request, fault } = this;
     return html`<h1 class="visually-hidden">A stored answer</h1>
-      <section class="panel turns" aria-label="What was asked">
-        ${this.request.messages.map((one) => html`<p><strong>${one.role}</strong> ${one.content}</p>`)}
-        <p class="actions"><a class="button" href="#/ask?from=${this.view.answer.id}">Ask again</a></p>
-      </section>
-      ${this.view.draw()}`;
+      ${fault ? problem(fault) : view ? nothing : html`<p class="note">Loading …</p>`}
+      ${request
+        ? html`<section class="panel turns" aria-label="What was asked">
+            ${request.messages.map((one) => html`<p><strong>${one.role}</strong> ${one.content}</p>`)}
+            <p class="actions"><a class="button" href="#/ask?from=${this.id}">Ask again</a></p>
+          </section>`
+        : nothing}
+      ${view ? view.draw() : nothing}`;
   }
 }

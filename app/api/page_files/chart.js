@@ -1,5 +1,6 @@
 // <starboard-chart>: a chart, what it says in words, and its numbers as a table.
 
+import { number } from "./formats.js";
 import { html, render } from "./vendor/lit-html.js";
 
 let loading = null;
@@ -22,7 +23,7 @@ const POINTS = ["circle", "rect", "triangle", "rectRot", "star", "cross"];
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /**
- * `spec`: `{label, type, labels, series: [{name, values, low?, high?}], options?, unit?}`.
+ * `spec`: `{label, type, labels, series: [{name, values, low?, high?}], unit?, stacked?}`.
  * `label` says what is to be seen; `low` and `high` are ends of intervals, drawn as whiskers.
  */
 class StarboardChart extends HTMLElement {
@@ -49,6 +50,7 @@ class StarboardChart extends HTMLElement {
 
   async #draw() {
     const spec = this.#spec;
+    delete this.dataset.drawn;
     render(template(spec), this);
     const Chart = await library();
     if (spec !== this.#spec || !this.isConnected) return;
@@ -58,9 +60,6 @@ class StarboardChart extends HTMLElement {
   }
 }
 customElements.define("starboard-chart", StarboardChart);
-
-const number = (value) =>
-  value === null || value === undefined ? "–" : Number(value.toPrecision(3)).toLocaleString("en");
 
 function template(spec) {
   const cell = (one, at) =>
@@ -112,7 +111,7 @@ function config(spec) {
           y: axis({
             stacked: spec.stacked,
             beginAtZero: true,
-            suggestedMax: Math.max(...spec.series.flatMap((one) => one.high ?? [0])),
+            suggestedMax: Math.max(0, ...spec.series.flatMap((one) => one.high ?? [0])),
             title: { display: Boolean(spec.unit), text: spec.unit, color: text },
           }),
         };

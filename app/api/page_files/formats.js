@@ -8,11 +8,18 @@ export const points = (value) => (known(value) ? value.toFixed(2) : UNKNOWN);
 export const percent = (value) => (known(value) ? `${(100 * value).toFixed(1)} %` : UNKNOWN);
 export const count = (value) => (known(value) ? value.toLocaleString("en") : UNKNOWN);
 
+/** A number of a table: a count in full, anything else to three digits. */
+export const number = (value) =>
+  Number.isInteger(value) || !known(value)
+    ? count(value)
+    : value.toLocaleString("en", { maximumSignificantDigits: 3 });
+
 /** Money in USD, with as many digits as it takes to see it. */
 export function usd(value) {
   if (!known(value)) return UNKNOWN;
   if (value === 0) return "$0";
-  return `$${value >= 1 ? value.toFixed(2) : Number(value.toPrecision(2))}`;
+  if (value >= 0.995) return `$${value.toFixed(2)}`;
+  return `$${value.toLocaleString("en", { maximumSignificantDigits: 2 })}`;
 }
 
 const WHEN = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });

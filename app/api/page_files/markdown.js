@@ -32,9 +32,20 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   node.setAttribute("target", "_blank");
 });
 
-/** The text as a document fragment. */
+const LONGEST = 50_000; // nested lists take time with the third power of their length
+
+/** The text as a document fragment; what is too long or too deep for Markdown, as it stands. */
 export function rendered(text) {
-  const fragment = DOMPurify.sanitize(marked.parse(text), SAFE);
+  let fragment;
+  try {
+    if (text.length > LONGEST) throw new RangeError("too long");
+    fragment = DOMPurify.sanitize(marked.parse(text), SAFE);
+  } catch {
+    fragment = new DocumentFragment();
+    const plain = document.createElement("pre");
+    plain.textContent = text;
+    fragment.append(plain);
+  }
   for (const table of fragment.querySelectorAll("table, pre")) table.tabIndex = 0; // they scroll
   for (const heading of fragment.querySelectorAll("h1, h2, h3, h4, h5, h6")) {
     const plain = document.createElement("p"); // no headings of the page's own outline
