@@ -85,6 +85,7 @@ class Desk:
     services: Services
     nonce: str
     stored: dict[int, list[Answer]] = field(default_factory=dict)
+    _probing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def take(self, index: int, line: bytes | None, *, quoted: bool) -> Job | RowDocument:
         """The job on a line, or the row that says why there is none. Raises `BudgetError` if it is
@@ -112,9 +113,7 @@ class Desk:
         id_, meter = answer_id(self.nonce, job.index, len(before)), Meter(job.quote)
         outcome: Answer | Exception
         try:
-            outcome = await self.services.ensemble.answer(
-                job.prompt, job.plan, tags=job.request.tags, meter=meter, id_=id_
-            )
+            outcome = await self._ask(job, meter, id_)
         except StoreError:
             # A worker that was thought dead, or a commit that its process did not live to see.
             stored = await self.services.store.find([id_])
@@ -127,6 +126,27 @@ class Desk:
             log.exception("row %d failed", job.index)
             outcome = error
         return _row(job, outcome, meter.cost_usd, meter.cost_bound_usd, before)
+
+    async def _ask(self, job: Job, meter: Meter, id_: str) -> Answer:
+        """A new run; while every circuit before it is open, the rows wait, and one at a time tries
+        whether a member is back. They have the time, and would all be errors."""
+        ensemble, plan = self.services.ensemble, job.plan
+        gates = [ensemble.gates[name] for name in (*plan.members, *plan.reserves)]
+
+        async def run() -> Answer:
+            return await ensemble.answer(
+                job.prompt, plan, tags=job.request.tags, meter=meter, id_=id_
+            )
+
+        if any(gate.circuit == "closed" for gate in gates):
+            return await run()
+        async with self._probing:
+            while all(gate.circuit != "closed" for gate in gates):
+                wait_s = min(gate.opening.wait_s for gate in gates if gate.opening)
+                if wait_s <= 0:
+                    return await run()
+                await asyncio.sleep(wait_s)
+        return await run()
 
 
 def _row(

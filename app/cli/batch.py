@@ -82,9 +82,13 @@ def batch(
 ) -> None:
     """Put every row of a file to the board (docs/batch.md).
 
-    Rows that are not valid, or get no answer, are rows with an `error`. A batch that was ended in
-    any way goes on by the same command; no answer that is stored is paid for again. With `--engine
-    ray` IN may also be Parquet or a folder of shards, and OUT is a folder of shards.
+    A row of IN is `{"id": "a", "prompt": "Why is the sky blue?"}`, or whatever else `POST /answer`
+    takes. Its row of OUT has `index`, `id`, what it cost, and `answer`, or `error` if it is not
+    valid or got no answer.
+
+    A batch that was ended in any way goes on by the same command; no answer that is stored is paid
+    for again. With `--engine ray` IN may also be Parquet or a folder of shards, and OUT is a folder
+    of shards.
 
     Exit codes: 0 all rows are written, 2 it cannot go on, 3 `--max-cost-usd` is reached, 130
     interrupted.

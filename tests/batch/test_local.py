@@ -131,6 +131,24 @@ async def test_a_run_without_a_reply_is_a_row_with_its_failures(database_url: st
     assert set(await stored(database_url)) == {one["answer_id"] for one in errors}
 
 
+async def test_rows_wait_for_a_member_that_is_left_alone(database_url: str, at_once: None) -> None:
+    write(60)
+    async with OpenAICompatibleFake(api_key=None) as fake:
+        fake.models = ("m",)
+        fake.fail("server_error_500")
+        here = board(database_url, fake.base_url, breaker={"failures": 2, "cool_down_s": 0.3})
+
+        def at(watch: Watch) -> None:
+            if watch.tally.failed.total() == 6:
+                fake.reset()
+
+        watch = Watch(at)
+        assert await batch(here, watch, concurrency=4) == "done"
+        assert 6 <= watch.tally.failed.total() <= 7
+        assert watch.tally.answered + watch.tally.failed.total() == 60
+        assert watch.rows == 60
+
+
 async def test_slow_rows_hold_up_no_more_than_the_window(database_url: str) -> None:
     write(200)
     most, begun = 0, Counter[int]()
