@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from matplotlib.figure import Figure
 
 from tests.fakes.openai_compatible import OpenAICompatibleFake
 
@@ -233,6 +234,18 @@ def spread(samples: list[tuple[float, int, int]]) -> dict[str, float]:
     return {"early": median_mb(second), "late": median_mb(last), "most": round(most / 1e6, 1)}
 
 
+def draw(found: dict[str, Any], picture: Path) -> None:
+    """Resident memory over time, a line for each process of the batch."""
+    figure = Figure((7, 3))
+    axes = figure.add_subplot()
+    for number, samples in enumerate(found["samples"], 1):
+        minutes = [at / 60 for at, _, _ in samples]
+        axes.plot(minutes, [rss / 1e6 for _, rss, _ in samples], label=f"process {number}")
+    axes.set(xlabel="minutes", ylabel="resident, MB", ylim=(0, None))
+    axes.legend(loc="lower right")
+    figure.savefig(picture, format="svg", metadata={"Date": None}, bbox_inches="tight")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=100_000)
@@ -242,12 +255,15 @@ def main() -> None:
     parser.add_argument("--shard-rows", type=int, default=256)
     parser.add_argument("--folder", type=Path, help="where to work; default: one that is removed")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
+    parser.add_argument("--picture", type=Path, help="draw memory over time there, as SVG")
     given = parser.parse_args()
     given.output = "out" if given.engine == "ray" else "out.jsonl"
     with tempfile.TemporaryDirectory(prefix="batch-") as temporary:
         found = measure(given, (given.folder or Path(temporary)).resolve())
     if given.out:
         given.out.write_text(json.dumps(found, indent=2) + "\n")
+    if given.picture:
+        draw(found, given.picture)
     for name, value in found.items():
         if name != "samples":
             print(f"{name:18} {value}")
