@@ -6,9 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -141,7 +142,8 @@ def _ended(work: Coroutine[Any, Any, Ending], watch: Watch) -> Ending:
         return await work
 
     try:
-        with watch.bar:
+        # Ray tells there of workers that died; standard output is the summary's.
+        with redirect_stdout(sys.stderr), watch.bar:
             return asyncio.run(interruptible())
     except StoreError as error:
         raise ConfigurationError(f"{error.title}: {error.detail}. {GO_ON}") from error
