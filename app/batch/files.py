@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from app.batch.rows import Tally
 from app.errors import ConfigurationError, DataError
@@ -78,7 +79,10 @@ def board_of(settings: Settings) -> dict[str, object]:
 
 def absolute(settings: Settings) -> Settings:
     """The settings, with an SQLite file by its whole path: a run may go on from another folder."""
-    url = make_url(settings.database_url)
+    try:
+        url = make_url(settings.database_url)
+    except ArgumentError:
+        return settings  # whoever opens it says what is wrong
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
         return settings
     whole = url.set(database=str(Path(url.database or "").resolve()))

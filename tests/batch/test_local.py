@@ -404,6 +404,13 @@ async def test_an_empty_input_is_named(database_url: str) -> None:
     assert not OUT.exists()
 
 
+async def test_a_database_that_is_none_is_named() -> None:
+    write(1)
+    with pytest.raises(ConfigurationError, match="STARBOARD_DATABASE_URL is not usable"):
+        await batch(board("nonsense"))
+    assert not OUT.exists()
+
+
 async def test_a_relative_database_is_found_from_another_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
