@@ -82,6 +82,9 @@ event of that run."""
 LONGEST_WAIT_S = 5.0
 RETRIES = Retries(attempts=2, backoff_s=(0.1, 0.3), longest_wait_s=LONGEST_WAIT_S)
 STORE_GRACE_S = 5.0
+# asyncio's timers may fire so much early, and a run that was cut off by one is late all the same.
+TIMER_S = 0.001
+ABANDONED = "abandoned: the run was cancelled before it was over"
 COMPARABLE_WITHIN_ONE_PROMPT = "one reward without attributes: comparable within one prompt only"
 NOTHING_TO_SCORE = Score(Failure("bad_reply", "the reply is empty: there is nothing to score"))
 NOT_A_NUMBER = Failure("bad_reply", "the reward is not a finite number")
@@ -169,7 +172,8 @@ class Ensemble:
             answer = answer_of(scorer=info, candidates=candidates)
             await to_the_end(self._save(answer, run))
             panel.tell(Selected(answer))
-            _raise_if_unanswered(answer, run)
+            if error := shortfall(answer):
+                raise error
             return answer
 
     async def score(
@@ -616,9 +620,8 @@ def _answer(
 
 def _abandoned(answer: Answer) -> Answer:
     """The answer of a run that was cancelled: nothing is chosen."""
-    reason = "abandoned: the run was cancelled before it was over"
     not_called = answer.selection.not_called
-    chosen = Selection(None, (), answer.plan.strategy, reason, not_called=not_called)
+    chosen = Selection(None, (), answer.plan.strategy, ABANDONED, not_called=not_called)
     return replace(answer, selection=chosen, quality="degraded")
 
 
@@ -670,8 +673,14 @@ def comparing(plan: Plan, info: ScorerInfo) -> Plan:
     return replace(plan, resolution=info.resolution * stretch, length_slope=slope)
 
 
-def _raise_if_unanswered(answer: Answer, run: _Run) -> None:
-    """Raise if too few members replied. To abstain is an answer; to have none is an error."""
+def abandoned(answer: Answer) -> bool:
+    """Whether the run of a stored answer was cancelled."""
+    return answer.selection.reason == ABANDONED
+
+
+def shortfall(answer: Answer) -> NoCandidateError | None:
+    """The error of a run in which too few members replied, whether it is just over or was stored.
+    To abstain is an answer; to have none is an error."""
     plan = answer.plan
     outcomes = [c.candidate.outcome for c in answer.candidates]
     replies = sum(isinstance(outcome, Completion) for outcome in outcomes)
@@ -681,14 +690,14 @@ def _raise_if_unanswered(answer: Answer, run: _Run) -> None:
         if isinstance(c.candidate.outcome, Failure)
     }
     if replies >= plan.quorum and not (plan.on_partial == "fail" and answer.missing):
-        return
+        return None
     late = any(failure.kind == "timeout" for failure in failures.values())
-    if late and run.remaining_s <= 0:
-        detail = f"{replies} replies within {run.deadline_s:g} s"
-        raise DeadlineError(detail, failures, answer.id)
+    if late and answer.timings.total_s >= plan.deadline_s - TIMER_S:
+        detail = f"{replies} replies within {plan.deadline_s:g} s"
+        return DeadlineError(detail, failures, answer.id)
     wanted = "all" if plan.on_partial == "fail" else f"at least {plan.quorum}"
     detail = f"{replies} of {len(outcomes)} replied, {wanted} must"
-    raise NoCandidateError(detail, failures, answer.id)
+    return NoCandidateError(detail, failures, answer.id)
 
 
 async def to_the_end(work: Coroutine[Any, Any, None]) -> None:

@@ -72,7 +72,7 @@ class Charge:
         """Nano-dollars. Raises `BudgetError` if the price is not known."""
         if self.price is None:
             raise BudgetError(
-                f"the price of {self.name} is not known, so a key with a budget cannot use it; "
+                f"the price of {self.name} is not known, so no budget can hold what it costs; "
                 f"set [prices.{self.name}] or its model's, or leave it out"
             )
         return self.price.of(self.most)

@@ -62,10 +62,14 @@ def differences(theirs: object, ours: object, name: str = "") -> list[str]:
 
 
 def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     partial = _partial(path)
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())  # else a power cut may leave the new name and no content
     partial.replace(path)

@@ -200,7 +200,11 @@ def error_headers(error: RequestError) -> dict[str, str]:
 
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    found = error.errors()
+    return problem_response(invalid_problem(error.errors()))
+
+
+def invalid_problem(found: Sequence[Mapping[str, Any]]) -> Problem:
+    """The problem that pydantic's errors are. Their places begin with where it stands: "body"."""
     errors = [
         FieldProblem(
             field=_field(e["loc"])[:MAX_FIELD], message=e["msg"].removeprefix("Value error, ")
@@ -210,14 +214,12 @@ async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     told = [f"{e.field}: {e.message}" for e in errors]
     more = [f"and {len(found) - MAX_ERRORS} more"] if len(found) > MAX_ERRORS else []
     detail = "; ".join(told + more)
-    return problem_response(
-        Problem(
-            type="urn:starboard:problem:invalid-request",
-            title=InvalidRequestError.title,
-            status=InvalidRequestError.status,
-            detail=detail,
-            errors=errors,
-        )
+    return Problem(
+        type="urn:starboard:problem:invalid-request",
+        title=InvalidRequestError.title,
+        status=InvalidRequestError.status,
+        detail=detail,
+        errors=errors,
     )
 
 

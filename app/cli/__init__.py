@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from app.cli import data, service
+from app.cli.batch import batch
 from app.cli.console import err
 from app.cli.keys import keys
 from app.cli.scorers import scorers
@@ -33,6 +34,7 @@ for command in (
     service.ask,
     service.score,
     service.models,
+    batch,
     data.export,
     data.erase,
 ):

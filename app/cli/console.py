@@ -10,6 +10,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -24,8 +25,8 @@ err = Console(stderr=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the HTTP API does.")]
 
 
-def bar() -> Progress:
-    """A bar with what is done, what there is, and the time left; gone when it ends."""
+def bar(*more: ProgressColumn, disable: bool = False) -> Progress:
+    """A bar with what is done, what there is, the time left, and more; gone when it ends."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -33,7 +34,9 @@ def bar() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        *more,
         console=err,
+        disable=disable,
         transient=True,
     )
 

@@ -137,6 +137,14 @@ class AnswerStore:
             raise AnswerNotFoundError(f"there is no answer {answer_id}")
         return found[0]
 
+    async def find(self, ids: Sequence[str]) -> list[Answer]:
+        """The answers of these ids that are stored, in any order."""
+        found: list[Answer] = []
+        for start in range(0, len(ids), PAGE):
+            page = schema.answers.c.id.in_(ids[start : start + PAGE])
+            found += await self._page(select(schema.answers).where(page))
+        return found
+
     async def answers(self, key_id: str | None = None) -> AsyncIterator[Answer]:
         """All answers, or those of one API key, oldest first, without holding the database while
         one is looked at.

@@ -27,6 +27,18 @@ async def test_an_answer_comes_back_as_it_was_saved(store: AnswerStore) -> None:
     assert await store.get(saved.id) == saved
 
 
+async def test_answers_are_found_by_many_ids(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers_module, "PAGE", 3)
+    saved = [answer(f"ans_{number}") for number in range(8)]
+    for one in saved:
+        await store.save(one)
+    ids = [one.id for one in saved[::2]] + [f"ans_{number}" for number in range(50, 60)]
+    assert sorted(await store.find(ids), key=lambda one: one.id) == saved[::2]
+    assert await store.find([]) == []
+
+
 async def test_an_answer_from_before_there_were_ladders_comes_back(store: AnswerStore) -> None:
     await store.save(answer())
     scorer = {"name": "n", "model": "m", "scale": "helpsteer", "resolution": 0.1, "note": None}
