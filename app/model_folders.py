@@ -32,9 +32,7 @@ def require(what: str, *packages: str, extra: str = "local") -> None:
         try:
             import_module(package)
         except ImportError as error:
-            raise ConfigurationError(
-                f"{what} needs {package}: pip install 'starboard[{extra}]'"
-            ) from error
+            raise ConfigurationError(f"{what} needs {package}: scripts/install {extra}") from error
 
 
 def fetch(model: str, revision: str | None = None, patterns: Sequence[str] = WEIGHTS_FILES) -> Path:

@@ -68,7 +68,7 @@ async def open_traces(*, content: bool) -> AsyncIterator[Traces]:
     except ImportError as error:
         raise ConfigurationError(
             f"OTEL_* variables ask for traces, which need a package ({error}): "
-            "pip install 'starboard[otel]', or set OTEL_TRACES_EXPORTER=none"
+            "scripts/install otel, or set OTEL_TRACES_EXPORTER=none"
         ) from error
     ours = Resource({"service.name": "starboard", "service.version": version("starboard")})
     provider = TracerProvider(

@@ -74,6 +74,8 @@ async def run(url: str, count: int) -> None:
     draw = random.Random(0)
     made = answers(draw)
     async with AnswerStore.open(url) as store, beside(url) as small:
+        if (await store.newest(Filter(), limit=1))[0]:
+            raise SystemExit("the database holds answers: name an empty one")
         await fill(small, made, FEW)
         await fill(store, made, count - STORED)
         await settle(store)

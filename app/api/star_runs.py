@@ -95,7 +95,7 @@ class RunDocument(RunSummaryDocument):
     manifest: dict[str, Any]
 
 
-@router.get("/runs", responses=responses(401, 403), dependencies=[Depends(needs("admin"))])
+@router.get("/runs", responses=responses(401, 403, 503), dependencies=[Depends(needs("admin"))])
 async def list_runs(live: Live) -> RunsDocument:
     """STaR's runs in the folder that `runs_dir` names, by name."""
     folder = live.settings.runs_dir
@@ -106,7 +106,7 @@ async def list_runs(live: Live) -> RunsDocument:
 
 @router.get(
     "/runs/{name}",
-    responses=responses(401, 403, 404, 500),
+    responses=responses(401, 403, 404, 422, 500, 503),
     dependencies=[Depends(needs("admin"))],
 )
 async def get_run(

@@ -36,7 +36,7 @@ with warnings.catch_warnings():
         from google.protobuf import json_format
     except ImportError as error:
         raise ConfigurationError(
-            "provider google_generativeai needs: pip install 'starboard[google-generativeai]'"
+            "provider google_generativeai needs: scripts/install google-generativeai"
         ) from error
 
 T = TypeVar("T")

@@ -61,5 +61,5 @@ def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigurationError("pictures need: pip install 'starboard[report]'") from error
+        raise ConfigurationError("pictures need: scripts/install report") from error
     return Figure(figsize=(width, height), layout="constrained")

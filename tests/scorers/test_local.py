@@ -438,7 +438,7 @@ async def test_a_model_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatc
 
 async def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert "pip install 'starboard[local]'" in await refused(save_decoder(tmp_path))
+    assert "scripts/install local" in await refused(save_decoder(tmp_path))
 
 
 async def test_a_models_own_code_runs_only_when_trusted(tmp_path: Path) -> None:
