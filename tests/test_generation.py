@@ -224,5 +224,5 @@ def test_what_is_not_installed_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     opened(base)
-    with pytest.raises(ConfigurationError, match=r"needs peft: pip install 'starboard\[local\]'"):
+    with pytest.raises(ConfigurationError, match=r"needs peft: scripts/install local"):
         opened(base, adapter)

@@ -338,7 +338,7 @@ async def test_a_remote_scorer_needs_neither_torch_nor_transformers(
         assert (await scorer.score(prompt(), REPLY)).outcome == FIVE
         assert not math.isnan(scorer.info.resolution)
     async with SglangFake() as fake2:
-        with pytest.raises(ConfigurationError, match=r"starboard\[local\]"):
+        with pytest.raises(ConfigurationError, match="scripts/install local"):
             await remote(fake2, http, "some/model")
 
 
