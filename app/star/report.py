@@ -42,6 +42,11 @@ class Measured:
     validation: Mapping[str, Any]
     regression: Mapping[str, Any] | None = None
 
+    @property
+    def number(self) -> int | None:
+        """Of the iteration whose model it is."""
+        return iteration_number(self.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -104,6 +109,11 @@ def results(folder: Path) -> Results:
     )
 
 
+def iteration_number(name: str) -> int | None:
+    """That of "iteration 2"; None of another model."""
+    return int(name.removeprefix("iteration ")) if name.startswith("iteration ") else None
+
+
 def share(measures: Mapping[str, Any]) -> str:
     """Accuracy with its interval, as "61.0 % [54.1, 67.5]"."""
     low, high = (abs(round(one, 6)) for one in measures["interval"])  # a rounding below 0 is 0
@@ -137,7 +147,7 @@ def card(name: str, found: Results) -> str:
         "license_name": "that-of-the-base-model",
         "tags": ["lora", "star"],
     }
-    number = int(name.removeprefix("iteration ")) if name.startswith("iteration ") else None
+    number = iteration_number(name)
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", ""]
     lines += [f"# {name} of {found.manifest['source']} on {base}", ""]
     lines += ["A LoRA adapter, trained by Starboard on top of the base model named above. ", ""]

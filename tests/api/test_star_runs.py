@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -175,3 +175,17 @@ async def test_a_broken_run_stands_beside_the_good_ones(
     assert (bad.status_code, bad.headers["content-type"]) == (500, "application/problem+json")
     assert bad.json()["detail"] == broken["message"]
     assert good.status_code == 200
+
+
+async def test_a_folder_that_cannot_be_read_is_said(
+    scripted: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for name in ("/runs", "/runs/run"):
+        async with showing(scripted, folder) as client:
+            response = await client.get(name)
+        assert response.status_code == 500
+        assert response.json()["detail"] == "PermissionError: Permission denied"

@@ -11,7 +11,7 @@ const SPANS = [["1", "a day"], ["7", "a week"], ["30", "30 days"], ["365", "a ye
 export class Board {
   constructor(redraw) {
     this.redraw = redraw;
-    this.models = this.ready = this.statistics = this.fault = null;
+    this.models = this.statistics = this.fault = null;
     this.days = "30";
   }
 
@@ -76,7 +76,9 @@ export class Board {
       ${statistics.answers === 0
         ? html`<p class="note">Nothing was asked in this time. <a href="#/ask">Ask the board</a>.</p>`
         : html`<div class="charts">
-            ${figure(`How high the rewards are${statistics.reward_scorer ? ` (by ${statistics.reward_scorer})` : ""}`, {
+            ${!statistics.reward_bins.length
+              ? html`<section class="figure"><h3>How high the rewards are</h3><p class="note">Nothing was scored, or only by rewards that are comparable within one prompt.</p></section>`
+              : figure(`How high the rewards are (by ${statistics.reward_scorer}, published weights)`, {
               type: "bar",
               label: "Distribution of rewards of each member",
               labels: statistics.reward_bins.slice(0, -1).map((low, at) => `${points(low)} – ${points(statistics.reward_bins[at + 1])}`),

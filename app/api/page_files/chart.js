@@ -129,7 +129,6 @@ function config(spec) {
         pointStyle: POINTS[at % POINTS.length],
         pointRadius: 4,
         borderWidth: 2,
-        spanGaps: true,
         low: one.low,
         high: one.high,
       })),

@@ -1,6 +1,7 @@
 // History: stored answers by search and filters, page by page, and their export.
 
 import { call, download, query } from "./api.js";
+import { STRATEGIES } from "./ask.js";
 import { points, when } from "./formats.js";
 import { field, problem, say, select } from "./parts.js";
 import { html, nothing } from "./vendor/lit-html.js";
@@ -30,14 +31,21 @@ export class History {
     await this.#page(null);
   }
 
+  close() {
+    this.closed = true;
+  }
+
   async #page(cursor) {
+    this.next = null; // a page is asked for once
+    this.redraw();
     try {
       const page = await call(`answers${query({ ...this.wanted, cursor })}`);
       this.answers = [...(cursor ? this.answers : []), ...page.answers];
       this.next = page.next;
       this.fault = null;
-      say(`${this.answers.length} answers are shown`);
+      if (!this.closed) say(`${this.answers.length} answers are shown`);
     } catch (error) {
+      this.next = cursor;
       this.fault = error;
     }
     this.redraw();
@@ -47,14 +55,19 @@ export class History {
     return html`<h1>History</h1>
       ${this.#filters()} ${this.fault ? problem(this.fault) : nothing} ${this.#list()}
       ${this.next
-        ? html`<p class="actions"><button type="button" @click=${() => this.#page(this.next)}>Older ones</button></p>`
+        ? html`<p class="actions"><button type="button" @click=${() => this.next && this.#page(this.next)}>Older ones</button></p>`
         : nothing}`;
   }
 
   #filters() {
     const { wanted } = this;
     const look = () => {
+      const before = location.hash;
       location.hash = `#/history${query(wanted)}`;
+      if (location.hash === before) this.#page(null);
+    };
+    const write = (name) => (event) => {
+      wanted[name] = event.target.value;
     };
     const pick = (name) => (value) => {
       wanted[name] = value;
@@ -72,16 +85,14 @@ export class History {
     };
     return html`<form class="filters row" role="search" @submit=${(event) => {
         event.preventDefault();
-        wanted.q = event.currentTarget.elements.q.value;
-        wanted.tag = event.currentTarget.elements.tag.value;
         look();
       }}>
-        ${field("Words in the prompt or the answer", html`<input name="q" type="search" .value=${wanted.q}>`)}
+        ${field("Words in the prompt or the answer", html`<input name="q" type="search" .value=${wanted.q} @input=${write("q")}>`)}
         ${field("Chosen", select(same(this.members), wanted.member, pick("member")))}
-        ${field("Strategy", select(same(["best_of_n", "majority_vote", "weighted_vote", "cascade", "first_good", "fuse", "single"]), wanted.strategy, pick("strategy")))}
+        ${field("Strategy", select(same(STRATEGIES.map(([name]) => name)), wanted.strategy, pick("strategy")))}
         ${field("Panel", select(same(["full", "degraded"]), wanted.quality, pick("quality")))}
         ${field("Feedback", select([any, ["true", "some"], ["false", "none"]], wanted.feedback, pick("feedback")))}
-        ${field("Tag", html`<input name="tag" placeholder="user:u1" pattern="[^:]*:.*" .value=${wanted.tag}>`)}
+        ${field("Tag", html`<input name="tag" placeholder="user:u1" pattern="[^:=]*:.*" .value=${wanted.tag} @input=${write("tag")}>`)}
         <button class="primary">Search</button>
       </form>
       <details class="panel">
