@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
@@ -14,7 +13,7 @@ from app.store import AnswerStore
 from app.store.keys import Keys
 from tests.conftest import settings
 from tests.page.conftest import LIMIT_MS, LONG, POOR, SHORT, Board, Boards, Visiting
-from tests.serving import serve
+from tests.serving import serve, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 expect.set_options(timeout=LIMIT_MS)
@@ -257,13 +256,11 @@ async def test_stop_ends_the_run(board: Board, visiting: Visiting) -> None:
         fake.delay_s = 300
     async with visiting(board.origin) as visit:
         await ask(visit.page)
-        async with asyncio.timeout(60):
-            while not all(any(r.method == "POST" for r in fake.requests) for fake in fakes):
-                await asyncio.sleep(0.02)
+        await until(
+            lambda: all(any(r.method == "POST" for r in fake.requests) for fake in fakes), 60
+        )
         await visit.page.get_by_role("button", name="Stop").click()
-        async with asyncio.timeout(60):
-            while any(fake.in_progress for fake in fakes):
-                await asyncio.sleep(0.02)
+        await until(lambda: not any(fake.in_progress for fake in fakes), 60)
         assert all(fake.cancelled for fake in fakes)
         await expect(visit.page.locator(".progress li").first).to_contain_text("stopped")
         await expect(visit.page.get_by_role("status")).to_have_text("Stopped")

@@ -71,18 +71,20 @@ dialog.addEventListener("close", () => {
   }
 });
 
+const preference = matchMedia("(prefers-color-scheme: dark)");
 const theme = kept(() => localStorage, "starboard-theme");
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
   document.dispatchEvent(new Event("theme"));
 }
 document.getElementById("theme").addEventListener("click", () => {
-  const dark = getComputedStyle(document.documentElement).getPropertyValue("--is-dark").trim() === "1";
+  const chosen = document.documentElement.dataset.theme;
+  const dark = chosen ? chosen === "dark" : preference.matches;
   theme.set(dark ? "light" : "dark");
   setTheme(dark ? "light" : "dark");
 });
 if (theme.get()) setTheme(theme.get());
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+preference.addEventListener("change", () => {
   document.dispatchEvent(new Event("theme"));
 });
 
