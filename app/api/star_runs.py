@@ -6,6 +6,7 @@ The one room of the service that reads what STaR writes; it starts nothing.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,9 @@ from app.api.security import needs
 from app.api.services import Live
 from app.errors import RunNotFoundError, RunUnreadableError, StarboardError
 from app.settings import EmbeddedSpec, LocalSpec, Seat
+from app.star.loop import promoted
 from app.star.rationales import counted
-from app.star.report import Results, results, samples
+from app.star.report import iterations, measured, results, samples
 
 router = APIRouter(tags=["runs"])
 
@@ -95,7 +97,9 @@ class RunDocument(RunSummaryDocument):
     manifest: dict[str, Any]
 
 
-@router.get("/runs", responses=responses(401, 403, 500), dependencies=[Depends(needs("admin"))])
+@router.get(
+    "/runs", responses=responses(401, 403, 500, 503), dependencies=[Depends(needs("admin"))]
+)
 async def list_runs(live: Live) -> RunsDocument:
     """STaR's runs in the folder that `runs_dir` names, by name."""
     folder = live.settings.runs_dir
@@ -106,7 +110,7 @@ async def list_runs(live: Live) -> RunsDocument:
 
 @router.get(
     "/runs/{name}",
-    responses=responses(401, 403, 404, 500),
+    responses=responses(401, 403, 404, 422, 500, 503),
     dependencies=[Depends(needs("admin"))],
 )
 async def get_run(
@@ -141,7 +145,7 @@ def read_runs(folder: Path, seats: Sequence[Seat]) -> RunsDocument:
     for one in _folders(folder):
         try:
             with _unreadable():
-                runs.append(_summary(one, results(one), seats))
+                runs.append(_summary(one, seats))
         except RunUnreadableError as error:
             unreadable.append(UnreadableRunDocument(name=one.name, message=error.detail))
     return RunsDocument(directory=str(folder), runs=runs, unreadable=unreadable)
@@ -163,7 +167,7 @@ def _unreadable() -> Iterator[None]:
 def _document(folder: Path, seats: Iterable[Seat]) -> RunDocument:
     found = results(folder)
     return RunDocument(
-        **dict(_summary(folder, found, seats)),
+        **dict(_summary(folder, seats)),
         held_back=list(found.held_back),
         measured=[
             MeasuredDocument(
@@ -191,16 +195,21 @@ def _document(folder: Path, seats: Iterable[Seat]) -> RunDocument:
     )
 
 
-def _summary(folder: Path, found: Results, seats: Iterable[Seat]) -> RunSummaryDocument:
-    iterations = [one for one in found.measured if one.number is not None]
-    best = max(iterations, key=lambda one: float(one.test["pass@1"]), default=None)
+def _summary(folder: Path, seats: Iterable[Seat]) -> RunSummaryDocument:
+    """Of small files alone: a list of runs reads no rationale."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    own = [one for one in measured(folder) if one.number is not None]
+    best = max(own, key=lambda one: float(one.test["pass@1"]), default=None)
     return RunSummaryDocument(
         name=folder.name,
-        base=str(found.manifest["method"]["base"]),
-        source=str(found.manifest["source"]),
-        iterations=len(found.rationales),
+        base=str(manifest["method"]["base"]),
+        source=str(manifest["source"]),
+        iterations=sum(
+            (folder / f"iteration-{number}" / "rationales.jsonl").is_file()
+            for number in iterations(folder)
+        ),
         best=BestDocument(model=best.name, **_measure(best.test)) if best else None,
-        promoted=list(found.promoted),
+        promoted=promoted(folder),
         seats=[
             RunSeatDocument(member=seat.name, model=seat.model)
             for seat in seats

@@ -70,20 +70,11 @@ def results(folder: Path) -> Results:
     path = folder / "manifest.json"
     if not path.is_file():
         raise ConfigurationError(f"{folder} holds no run: begin one with `starboard star run`")
-    numbers = sorted(int(one.name.removeprefix("iteration-")) for one in folder.glob("iteration-*"))
-    named = [
-        *BASES,
-        ("direct", "direct/"),
-        *((f"iteration {n}", f"iteration-{n}/") for n in numbers),
-    ]
+    numbers = iterations(folder)
     rationales = {n: folder / f"iteration-{n}" / "rationales.jsonl" for n in numbers}
     return Results(
         json.loads(path.read_text(encoding="utf-8")),
-        tuple(
-            Measured(name, **json.loads(file.read_text(encoding="utf-8")))
-            for name, where in named
-            if (file := folder / f"{where}evaluation.json").is_file()
-        ),
+        measured(folder),
         {
             n: [Rationale(**row) for _, row in read_rows(file)]  # type: ignore[arg-type]
             for n, file in rationales.items()
@@ -106,6 +97,25 @@ def results(folder: Path) -> Results:
             if (file := folder / f"iteration-{n}" / "adapter" / "losses.json").is_file()
             and "too_long" in (losses := json.loads(file.read_text(encoding="utf-8")))
         },
+    )
+
+
+def iterations(folder: Path) -> list[int]:
+    """Numbers of the iterations that were begun, ascending."""
+    return sorted(int(one.name.removeprefix("iteration-")) for one in folder.glob("iteration-*"))
+
+
+def measured(folder: Path) -> tuple[Measured, ...]:
+    """The bases, direct training and the iterations, as far as they are measured."""
+    named = [
+        *BASES,
+        ("direct", "direct/"),
+        *((f"iteration {n}", f"iteration-{n}/") for n in iterations(folder)),
+    ]
+    return tuple(
+        Measured(name, **json.loads(file.read_text(encoding="utf-8")))
+        for name, where in named
+        if (file := folder / f"{where}evaluation.json").is_file()
     )
 
 

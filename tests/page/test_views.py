@@ -80,7 +80,7 @@ async def test_history_is_searched_filtered_and_asked_again(
         await page.go_back()
         async with page.expect_download() as coming:
             await page.get_by_text("Export all answers to train from").click()
-            await page.get_by_role("button", name="SFT").click()
+            await page.get_by_role("link", name="SFT").click()
         download = await coming.value
         assert download.suggested_filename == "starboard-sft.jsonl"
         await download.save_as(tmp_path / "export")

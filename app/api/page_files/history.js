@@ -1,12 +1,14 @@
 // History: stored answers by search and filters, page by page, and their export.
 
-import { call, download, query } from "./api.js";
+import { call, download, key, query } from "./api.js";
 import { STRATEGIES } from "./ask.js";
 import { points, when } from "./formats.js";
 import { field, problem, say, select } from "./parts.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
 const FILTERS = ["q", "member", "strategy", "quality", "feedback", "tag"];
+
+const EXPORTS = [["sft", "SFT"], ["preference", "Preference pairs"], ["helpsteer", "HelpSteer rows"]];
 
 export class History {
   constructor(redraw) {
@@ -75,7 +77,9 @@ export class History {
     };
     const any = ["", "any"];
     const same = (names) => [any, ...names.map((one) => [one, one])];
-    const save = (shape) => async () => {
+    const save = (shape) => async (event) => {
+      if (!key.get()) return; // the link itself is a download, held nowhere whole
+      event.preventDefault();
       try {
         await download(`export${query({ format: shape })}`, `starboard-${shape}.jsonl`);
       } catch (error) {
@@ -98,11 +102,13 @@ export class History {
       <details class="panel">
         <summary>Export all answers to train from</summary>
         <p class="actions">
-          <button type="button" @click=${save("sft")}>SFT</button>
-          <button type="button" @click=${save("preference")}>Preference pairs</button>
-          <button type="button" @click=${save("helpsteer")}>HelpSteer rows</button>
+          ${EXPORTS.map(
+            ([shape, text]) => html`<a class="button" download="starboard-${shape}.jsonl"
+              href="export${query({ format: shape })}" @click=${save(shape)}>${text}</a>`,
+          )}
         </p>
-        <p><small>JSON lines. Replies of members whose <code>trainable</code> is off are left out.</small></p>
+        <p><small>JSON lines. Replies of members whose <code>trainable</code> is off are left out.
+          With a key (of the scope <code>admin</code>) all of it is held in this tab first: what is big is for <code>starboard export</code>.</small></p>
       </details>`;
   }
 
