@@ -319,6 +319,23 @@ async def test_what_is_written_outlives_a_key_and_another_view(
         visit.forgive("40")
 
 
+async def test_what_the_form_does_not_show_can_be_forgotten(
+    board: Board, visiting: Visiting
+) -> None:
+    plan = {"order": ["mistral", "gemma"], "quorum": 2}
+    answer = await board.ask(members=["gemma", "mistral"], plan=plan)
+    async with visiting(board.origin, f"/#/ask?from={answer['id']}") as visit:
+        page = visit.page
+        await page.get_by_label("mistral").uncheck()
+        await page.get_by_role("button", name="Ask the board").click()
+        await expect(page.get_by_role("alert")).to_contain_text("not 2")  # the quorum
+        await page.get_by_text("System text, strategy, weights, limits").click()
+        await page.get_by_role("button", name="Forget that").click()
+        await page.get_by_role("button", name="Ask the board").click()
+        await expect(page.locator(".winner h2")).to_contain_text("gemma")
+        visit.forgive("422")
+
+
 async def test_nothing_is_asked_before_it_is_known_who_sits(
     board: Board, visiting: Visiting
 ) -> None:
@@ -395,6 +412,11 @@ async def test_replies_are_rendered_copied_and_compared(board: Board, visiting: 
         await expect(reply.locator("td").first).to_have_text("blue")
         await page.locator(".winner").get_by_role("button", name="Copy").click()
         assert await page.evaluate("() => navigator.clipboard.readText()") == LONG
+        await page.evaluate(
+            "() => { navigator.clipboard.writeText = () => Promise.reject(Error()); }"
+        )
+        await page.locator(".winner").get_by_role("button", name="Copy").click()
+        await expect(page.get_by_role("status")).to_contain_text("Not copied")
         await page.get_by_text("Compare two replies word by word").click()
         await page.get_by_role("combobox", name="From").select_option(label="gemma (2)")
         await page.get_by_role("combobox", name="To").select_option(label="mistral (3)")

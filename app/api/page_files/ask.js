@@ -99,8 +99,10 @@ export class Ask {
     const asked = form.turns
       ? { messages: [...form.turns, { role: "user", content: form.prompt }] }
       : { prompt: form.prompt };
+    const order = form.kept.plan.order?.filter((name) => form.members.has(name));
     const plan = {
       ...form.kept.plan,
+      order: order?.length ? order : null,
       strategy: form.strategy,
       samples: Number(form.samples || 1),
       threshold: form.threshold === "" ? null : Number(form.threshold),
