@@ -68,7 +68,7 @@ FOUND = """() => {
   for (const one of main.querySelectorAll("*"))
     for (const { name, value } of one.attributes) {
       const runs = name.startsWith("on") || /^(ping|src|srcset|action|data)$/.test(name);
-      const leads = name === "href" && !/^(#\\/|https?:|mailto:)/.test(value);
+      const leads = name === "href" && !/^(#\\/|https?:|mailto:|export\\?format=)/.test(value);
       if (runs || leads || name === "style" && !one.matches("canvas"))
         found.push(`${one.tagName} ${name}=${value.slice(0, 80)}`);
     }
