@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from app.background import background
 from app.domain import OpenCircuit
 from app.errors import StoreError
 from app.gates import Gate
@@ -100,9 +101,5 @@ async def open_circuits(record: Record, gates: Iterable[Gate]) -> AsyncIterator[
     await shared.sync()
     for gate in shared.gates.values():
         gate.others = shared
-    keeping = asyncio.create_task(shared.keep())
-    try:
+    async with background(shared.keep, "sharing circuits"):
         yield
-    finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)

@@ -37,14 +37,13 @@ from sqlalchemy import bindparam
 from app.api import create_app
 from app.star.problems import as_row
 from app.store import AnswerStore, schema
-from tests.conftest import settings
 from tests.fakes.anthropic import AnthropicFake
 from tests.fakes.google import GoogleFake
 from tests.fakes.mistral import MistralFake
 from tests.fakes.nvidia import NvidiaFake
 from tests.fakes.server import FakeServer
 from tests.fakes.wire import Recorded
-from tests.serving import serve
+from tests.serving import serve, three_vendors
 
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures" / "page"
 WIDTHS = {"desk": 1280, "phone": 390}
@@ -161,20 +160,16 @@ async def board(work: Path, runs: Path) -> AsyncIterator[tuple[httpx2.AsyncClien
         members = Members(claude, gemma, mistral, draw)
         for place, fake in enumerate(members.each().values(), start=1):
             fake.reply = reply_of(place)
-        ours = settings(
-            database_url=database(work),
+        ours = three_vendors(
+            claude,
+            gemma,
+            mistral,
+            nvidia,
+            database(work),
             scorer={"kind": "nvidia", "requests_per_minute": 100_000},
             log_level="error",
             prices=PRICES,
             runs_dir=runs,
-            ANTHROPIC_API_KEY=claude.api_key,
-            ANTHROPIC_BASE_URL=claude.base_url,
-            GEMINI_API_KEY=gemma.api_key,
-            GOOGLE_GEMINI_BASE_URL=gemma.base_url,
-            MISTRAL_API_KEY=mistral.api_key,
-            MISTRAL_BASE_URL=mistral.base_url,
-            NVIDIA_API_KEY=nvidia.api_key,
-            NVIDIA_BASE_URL=nvidia.base_url,
         )
         yield await enter(serve(create_app(ours))), members
 
@@ -198,7 +193,7 @@ async def live_through(
         asked = {"prompt": prompt, "max_tokens": 400, "tags": tags}
         answer = (await client.post("/answer", json=asked)).raise_for_status().json()
         if late:
-            members.gemma._always = None
+            members.gemma.recover()
         ids.append(answer["id"])
         said = opinion(answer, members.draw) if number % 2 else None
         if said:

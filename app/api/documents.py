@@ -397,29 +397,29 @@ class MessageDocument(BaseModel):
 
 
 class PlanDocument(BaseModel):
-    """The fields of `PlanRequest`, without its bounds."""
+    """The fields of `PlanRequest`, without its bounds; what is null is left out."""
 
     strategy: StrategyName
     samples: int
-    threshold: float | None
-    order: list[str] | None
+    threshold: float | None = None
+    order: list[str] | None = None
     top_k: int
-    aggregator: str | None
-    floor: float | None
-    reserves: list[str] | None
+    aggregator: str | None = None
+    floor: float | None = None
+    reserves: list[str] | None = None
     quorum: int
     on_partial: OnPartial
     length_control: bool
-    hedge_s: float | None
+    hedge_s: float | None = None
 
 
 class RequestDocument(BaseModel):
     """A body for `POST /answer`. What was stored under other bounds than those of today is shown
-    all the same, and refused if it is sent."""
+    all the same, and refused if it is sent. What is null is left out."""
 
     messages: list[MessageDocument]
     max_tokens: int
-    temperature: float | None
+    temperature: float | None = None
     members: list[str]
     deadline_s: float
     weights: AttributesDocument

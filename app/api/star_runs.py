@@ -6,6 +6,7 @@ The one room of the service that reads what STaR writes; it starts nothing.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,9 @@ from app.api.security import needs
 from app.api.services import Live
 from app.errors import RunNotFoundError, RunUnreadableError, StarboardError
 from app.settings import EmbeddedSpec, LocalSpec, Seat
+from app.star.loop import promoted
 from app.star.rationales import counted
-from app.star.report import Results, results, samples
+from app.star.report import iterations, measured, results, samples
 
 router = APIRouter(tags=["runs"])
 
@@ -95,7 +97,9 @@ class RunDocument(RunSummaryDocument):
     manifest: dict[str, Any]
 
 
-@router.get("/runs", responses=responses(401, 403, 503), dependencies=[Depends(needs("admin"))])
+@router.get(
+    "/runs", responses=responses(401, 403, 500, 503), dependencies=[Depends(needs("admin"))]
+)
 async def list_runs(live: Live) -> RunsDocument:
     """STaR's runs in the folder that `runs_dir` names, by name."""
     folder = live.settings.runs_dir
@@ -114,25 +118,34 @@ async def get_run(
 ) -> RunDocument:
     """One run: how good each model is, what became of the rationales, and some of them to read."""
     folder = live.settings.runs_dir
-    if folder is None or name not in (one.name for one in _folders(folder)):
+    if folder is None:
         raise RunNotFoundError(f"there is no run {name}")
-    with _unreadable():
-        return await asyncio.to_thread(_document, folder / name, live.seats)
+    return await asyncio.to_thread(read_run, folder, name, live.seats)
 
 
 def _folders(folder: Path) -> list[Path]:
     """The run directories in a folder; what else is there is passed over."""
-    if not folder.is_dir():
-        return []
-    return sorted(one for one in folder.iterdir() if (one / "manifest.json").is_file())
+    with _unreadable():
+        if not folder.is_dir():
+            return []
+        return sorted(one for one in folder.iterdir() if (one / "manifest.json").is_file())
+
+
+def read_run(folder: Path, name: str, seats: Sequence[Seat]) -> RunDocument:
+    """Raises `RunNotFoundError` and `RunUnreadableError`."""
+    if name not in (one.name for one in _folders(folder)):
+        raise RunNotFoundError(f"there is no run {name}")
+    with _unreadable():
+        return _document(folder / name, seats)
 
 
 def read_runs(folder: Path, seats: Sequence[Seat]) -> RunsDocument:
+    """Raises `RunUnreadableError` if the folder itself cannot be read."""
     runs, unreadable = [], []
     for one in _folders(folder):
         try:
             with _unreadable():
-                runs.append(RunSummaryDocument(**_summary(one, results(one), seats)))
+                runs.append(_summary(one, seats))
         except RunUnreadableError as error:
             unreadable.append(UnreadableRunDocument(name=one.name, message=error.detail))
     return RunsDocument(directory=str(folder), runs=runs, unreadable=unreadable)
@@ -145,14 +158,16 @@ def _unreadable() -> Iterator[None]:
         yield
     except StarboardError as error:
         raise RunUnreadableError(str(error)) from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise RunUnreadableError(f"{type(error).__name__}: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunUnreadableError(f"{type(error).__name__}: {error}") from error
 
 
 def _document(folder: Path, seats: Iterable[Seat]) -> RunDocument:
     found = results(folder)
     return RunDocument(
-        **_summary(folder, found, seats),
+        **dict(_summary(folder, seats)),
         held_back=list(found.held_back),
         measured=[
             MeasuredDocument(
@@ -180,22 +195,27 @@ def _document(folder: Path, seats: Iterable[Seat]) -> RunDocument:
     )
 
 
-def _summary(folder: Path, found: Results, seats: Iterable[Seat]) -> dict[str, Any]:
-    iterations = [one for one in found.measured if one.name.startswith("iteration ")]
-    best = max(iterations, key=lambda one: float(one.test["pass@1"]), default=None)
-    return {
-        "name": folder.name,
-        "base": str(found.manifest["method"]["base"]),
-        "source": str(found.manifest["source"]),
-        "iterations": len(found.rationales),
-        "best": BestDocument(model=best.name, **_measure(best.test)) if best else None,
-        "promoted": list(found.promoted),
-        "seats": [
+def _summary(folder: Path, seats: Iterable[Seat]) -> RunSummaryDocument:
+    """Of small files alone: a list of runs reads no rationale."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    own = [one for one in measured(folder) if one.number is not None]
+    best = max(own, key=lambda one: float(one.test["pass@1"]), default=None)
+    return RunSummaryDocument(
+        name=folder.name,
+        base=str(manifest["method"]["base"]),
+        source=str(manifest["source"]),
+        iterations=sum(
+            (folder / f"iteration-{number}" / "rationales.jsonl").is_file()
+            for number in iterations(folder)
+        ),
+        best=BestDocument(model=best.name, **_measure(best.test)) if best else None,
+        promoted=promoted(folder),
+        seats=[
             RunSeatDocument(member=seat.name, model=seat.model)
             for seat in seats
             if seat.why_not is None and _is_from(seat, folder)
         ],
-    }
+    )
 
 
 def _measure(measures: Mapping[str, Any]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from math import ceil
 from statistics import median
 from typing import Annotated
@@ -19,7 +19,7 @@ from app.api.services import Live
 from app.scorers.evaluation import Share
 from app.store.observations import SeenAnswer, SeenCandidate, newest_since
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["statistics"])
 
 AT_MOST = 5_000
 BINS = 12
@@ -66,12 +66,15 @@ class StatisticsDocument(BaseModel):
     truncated: bool = Field(description=f"There are more: only the newest {AT_MOST:,} are counted.")
     degraded: int
     reward_scorer: str | None = Field(
-        description="Whose rewards are counted, for those of several scorers cannot be compared: "
-        "the one of the newest answer that has any."
+        description="Whose rewards are counted, under the published weights; those of several "
+        "scorers, or of one whose model was another, cannot be compared: it is that of the newest "
+        "answer with any. Of a scorer whose `scale` is scalar there are none, for its rewards are "
+        "comparable within one prompt only."
     )
+    reward_model: str | None = Field(description="The scorer's model.")
     reward_bins: list[float] = Field(description="The edges of the bins of rewards, ascending.")
     members: list[MemberStatisticsDocument]
-    days: list[DayDocument]
+    days: list[DayDocument] = Field(description="Every day of the time, also those without any.")
     agreement: list[AgreementDocument]
 
 
@@ -83,39 +86,47 @@ async def statistics(
 ) -> StatisticsDocument:
     """Latency, cost, rewards and failures of each member over the last days, by day too, and how
     often people agree with the scorer."""
-    since = datetime.now(UTC) - timedelta(days=days)
+    now = datetime.now(UTC)
+    since = now - timedelta(days=days)
     seen = await newest_since(live.store, since, AT_MOST + 1)
-    return await asyncio.to_thread(document, seen, since)
+    return await asyncio.to_thread(document, seen, since, now)
 
 
-def document(seen: Sequence[SeenAnswer], since: datetime) -> StatisticsDocument:
+def document(seen: Sequence[SeenAnswer], since: datetime, now: datetime) -> StatisticsDocument:
     """The document of answers, newest first; one more than are counted says that there are more."""
     truncated, seen = len(seen) > AT_MOST, seen[:AT_MOST]
-    rewarded = [a for a in seen if any(one.reward is not None for one in a.candidates)]
-    scorer = rewarded[0].scorer if rewarded else None
+    rewarded = [
+        answer
+        for answer in seen
+        if answer.scale != "scalar" and any(one.reward is not None for one in answer.candidates)
+    ]
+    scorer, model = (rewarded[0].scorer, rewarded[0].model) if rewarded else (None, None)
     rewards: dict[str, list[float]] = defaultdict(list)
     for answer in rewarded:
-        if answer.scorer == scorer:
+        if (answer.scorer, answer.model) == (scorer, model):
             for one in answer.candidates:
                 if one.reward is not None:
                     rewards[one.member].append(one.reward)
     edges = _edges([reward for ones in rewards.values() for reward in ones])
     candidates = [one for answer in seen for one in answer.candidates]
-    days: dict[str, list[SeenAnswer]] = defaultdict(list)
+    days: dict[date, list[SeenAnswer]] = defaultdict(list)
     for answer in seen:
-        days[answer.created.date().isoformat()].append(answer)
+        days[answer.created.date()].append(answer)
+    first, last = since.date(), now.date()
+    calendar = [first + timedelta(days=number) for number in range((last - first).days + 1)]
     return StatisticsDocument(
         since=since,
         answers=len(seen),
         truncated=truncated,
         degraded=sum(answer.degraded for answer in seen),
         reward_scorer=scorer,
+        reward_model=model,
         reward_bins=edges,
         members=[
             _member(name, ones, _counts(rewards[name], edges))
             for name, ones in _by_member(candidates)
         ],
-        days=[_day(day, days[day]) for day in sorted(days)],
+        days=[_day(day.isoformat(), days[day]) for day in calendar],
         agreement=_agreement(seen),
     )
 

@@ -42,6 +42,11 @@ class Measured:
     validation: Mapping[str, Any]
     regression: Mapping[str, Any] | None = None
 
+    @property
+    def number(self) -> int | None:
+        """Of the iteration whose model it is."""
+        return iteration_number(self.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Results:
@@ -65,20 +70,11 @@ def results(folder: Path) -> Results:
     path = folder / "manifest.json"
     if not path.is_file():
         raise ConfigurationError(f"{folder} holds no run: begin one with `starboard star run`")
-    numbers = sorted(int(one.name.removeprefix("iteration-")) for one in folder.glob("iteration-*"))
-    named = [
-        *BASES,
-        ("direct", "direct/"),
-        *((f"iteration {n}", f"iteration-{n}/") for n in numbers),
-    ]
+    numbers = iterations(folder)
     rationales = {n: folder / f"iteration-{n}" / "rationales.jsonl" for n in numbers}
     return Results(
         json.loads(path.read_text(encoding="utf-8")),
-        tuple(
-            Measured(name, **json.loads(file.read_text(encoding="utf-8")))
-            for name, where in named
-            if (file := folder / f"{where}evaluation.json").is_file()
-        ),
+        measured(folder),
         {
             n: [Rationale(**row) for _, row in read_rows(file)]  # type: ignore[arg-type]
             for n, file in rationales.items()
@@ -102,6 +98,30 @@ def results(folder: Path) -> Results:
             and "too_long" in (losses := json.loads(file.read_text(encoding="utf-8")))
         },
     )
+
+
+def iterations(folder: Path) -> list[int]:
+    """Numbers of the iterations that were begun, ascending."""
+    return sorted(int(one.name.removeprefix("iteration-")) for one in folder.glob("iteration-*"))
+
+
+def measured(folder: Path) -> tuple[Measured, ...]:
+    """The bases, direct training and the iterations, as far as they are measured."""
+    named = [
+        *BASES,
+        ("direct", "direct/"),
+        *((f"iteration {n}", f"iteration-{n}/") for n in iterations(folder)),
+    ]
+    return tuple(
+        Measured(name, **json.loads(file.read_text(encoding="utf-8")))
+        for name, where in named
+        if (file := folder / f"{where}evaluation.json").is_file()
+    )
+
+
+def iteration_number(name: str) -> int | None:
+    """That of "iteration 2"; None of another model."""
+    return int(name.removeprefix("iteration ")) if name.startswith("iteration ") else None
 
 
 def share(measures: Mapping[str, Any]) -> str:
@@ -137,7 +157,7 @@ def card(name: str, found: Results) -> str:
         "license_name": "that-of-the-base-model",
         "tags": ["lora", "star"],
     }
-    number = int(name.removeprefix("iteration ")) if name.startswith("iteration ") else None
+    number = iteration_number(name)
     lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", ""]
     lines += [f"# {name} of {found.manifest['source']} on {base}", ""]
     lines += ["A LoRA adapter, trained by Starboard on top of the base model named above. ", ""]

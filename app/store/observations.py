@@ -9,14 +9,18 @@ from datetime import datetime
 
 from sqlalchemy import Row, Select, select, tuple_
 
+from app.domain import ATTRIBUTES, Attributes, Scale, Weights
 from app.store import schema
 from app.store.answers import PAGE, AnswerStore
 from app.store.transactions import aware, snapshot
 
+PUBLISHED = Weights()
+
 
 @dataclass(frozen=True, slots=True)
 class SeenCandidate:
-    """`failure` is the kind of a failure, None for a reply. Seconds, USD."""
+    """`failure` is the kind of a failure, None for a reply. `reward` is that of the published
+    weights, whatever the request's were. Seconds, USD."""
 
     member: str
     latency_s: float
@@ -33,6 +37,8 @@ class SeenAnswer:
     created: datetime
     degraded: bool
     scorer: str
+    model: str
+    scale: Scale
     candidates: Sequence[SeenCandidate]
     agreed: bool | None
 
@@ -50,6 +56,8 @@ async def newest_since(store: AnswerStore, since: datetime, at_most: int) -> lis
             answers.created,
             answers.quality,
             answers.scorer["name"].as_string().label("scorer"),
+            answers.scorer["model"].as_string().label("model"),
+            answers.scorer["scale"].as_string().label("scale"),
         )
         .where(answers.created >= since)
         .order_by(answers.created.desc(), answers.id.desc())
@@ -67,7 +75,7 @@ async def newest_since(store: AnswerStore, since: datetime, at_most: int) -> lis
 
 
 async def _page(
-    store: AnswerStore, wanted: Select[str, datetime, str, str]
+    store: AnswerStore, wanted: Select[str, datetime, str, str, str, str]
 ) -> list[tuple[str, SeenAnswer]]:
     candidates, feedback = schema.candidates.c, schema.feedback.c
     async with snapshot(store.engine) as connection:
@@ -79,13 +87,15 @@ async def _page(
                 candidates.member,
                 candidates.latency_s,
                 candidates.cost_usd,
-                candidates.reward,
                 candidates.failure_kind,
+                candidates.reward,
+                *(candidates[name] for name in ATTRIBUTES),
             ).where(candidates.answer_id.in_(ids))
         )
         its: dict[str, list[SeenCandidate]] = defaultdict(list)
-        for answer_id, *columns in rows:
-            its[answer_id].append(SeenCandidate(*columns))
+        for answer_id, member, latency_s, cost_usd, failure, reward, *five in rows:
+            published = reward if None in five else PUBLISHED.reward(Attributes(*five))
+            its[answer_id].append(SeenCandidate(member, latency_s, cost_usd, published, failure))
         said = await connection.execute(
             select(feedback.answer_id, feedback.thumb, feedback.better, feedback.corrected)
             .where(feedback.answer_id.in_(ids))
@@ -99,6 +109,8 @@ async def _page(
                 aware(row.created),
                 row.quality == "degraded",
                 row.scorer,
+                row.model,
+                row.scale,
                 its[row.id],
                 agreed.get(row.id),
             ),

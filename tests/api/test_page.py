@@ -87,6 +87,7 @@ async def test_a_file_is_packed_and_asked_for_again(client: httpx2.AsyncClient) 
     assert first.headers["content-encoding"] == "gzip"
     again = await client.get("/page/answer.js", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
+    assert again.headers["x-dns-prefetch-control"] == "off"
 
 
 @pytest.mark.parametrize(

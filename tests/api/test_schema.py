@@ -17,6 +17,7 @@ from app.store.keys import Keys
 from tests import cases
 from tests.api import schema_hooks
 from tests.serving import serve
+from tests.star.test_report import by_hand
 
 PROBLEM = "application/problem+json"
 PHASES = {"examples", "coverage", "fuzzing", "stateful"}
@@ -32,7 +33,9 @@ async def test_the_service_does_what_its_openapi_document_says(
     assert scripted.board == schema_hooks.BOARD
     async with AnswerStore.open(scripted.database_url) as store:
         _, secret = await Keys(store.engine).create("everything", get_args(Scope))
-    app = create_app(scripted)
+    (tmp_path / "runs").mkdir()
+    by_hand(tmp_path / "runs" / schema_hooks.RUN)
+    app = create_app(scripted.model_copy(update={"runs_dir": tmp_path / "runs"}))
     operations = sum(map(len, app.openapi()["paths"].values()))
     async with serve(app) as client:
         code, told = await run_schemathesis(f"{client.base_url}/openapi.json", secret, report_path)

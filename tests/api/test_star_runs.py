@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -158,9 +158,7 @@ def _not_an_object(run: Path) -> None:
     (run / "manifest.json").write_text("[]")
 
 
-@pytest.mark.parametrize(
-    "harm", [_no_method, _half, _a_row_too_many_fields, _no_problems, _no_number, _not_an_object]
-)
+@pytest.mark.parametrize("harm", [_no_method, _half, _no_number, _not_an_object])
 async def test_a_broken_run_stands_beside_the_good_ones(
     scripted: Settings, folder: Path, harm: Callable[[Path], None]
 ) -> None:
@@ -175,3 +173,29 @@ async def test_a_broken_run_stands_beside_the_good_ones(
     assert (bad.status_code, bad.headers["content-type"]) == (500, "application/problem+json")
     assert bad.json()["detail"] == broken["message"]
     assert good.status_code == 200
+
+
+async def test_a_folder_that_cannot_be_read_is_said(
+    scripted: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for name in ("/runs", "/runs/run"):
+        async with showing(scripted, folder) as client:
+            response = await client.get(name)
+        assert response.status_code == 500
+        assert response.json()["detail"] == "PermissionError: Permission denied"
+
+
+@pytest.mark.parametrize("harm", [_a_row_too_many_fields, _no_problems])
+async def test_what_the_list_does_not_read_is_said_of_the_run_alone(
+    scripted: Settings, folder: Path, harm: Callable[[Path], None]
+) -> None:
+    harm(by_hand(folder / "bad"))
+    async with showing(scripted, folder) as client:
+        found = (await client.get("/runs")).json()
+        bad = await client.get("/runs/bad")
+    assert ([one["name"] for one in found["runs"]], found["unreadable"]) == (["bad"], [])
+    assert (bad.status_code, bad.headers["content-type"]) == (500, "application/problem+json")

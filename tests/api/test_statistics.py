@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.api.statistics import AT_MOST, BINS, document
+from app.domain import Scale
 from app.store.observations import SeenAnswer, SeenCandidate
 
 SINCE = datetime(2026, 11, 20, tzinfo=UTC)
+NOW = SINCE + timedelta(days=3)
 
 
 def reply(
@@ -28,14 +30,17 @@ def seen(
     agreed: bool | None = None,
     degraded: bool = False,
     scorer: str = "nvidia",
+    model: str = "m",
+    scale: Scale = "helpsteer",
 ) -> SeenAnswer:
-    return SeenAnswer(SINCE + timedelta(days=day), degraded, scorer, candidates, agreed)
+    created = SINCE + timedelta(days=day)
+    return SeenAnswer(created, degraded, scorer, model, scale, candidates, agreed)
 
 
 def test_nothing_asked_is_nothing_counted() -> None:
-    found = document([], SINCE)
+    found = document([], SINCE, NOW)
     assert (found.since, found.answers, found.degraded, found.truncated) == (SINCE, 0, 0, False)
-    assert not any((found.members, found.days, found.agreement, found.reward_bins))
+    assert not any((found.members, found.agreement, found.reward_bins))
 
 
 def test_failures_count_by_kind_and_nowhere_else() -> None:
@@ -45,6 +50,7 @@ def test_failures_count_by_kind_and_nowhere_else() -> None:
             seen(failure("b"), degraded=True),
         ],
         SINCE,
+        NOW,
     )
     a, b = found.members
     assert (a.name, a.replies, a.failures) == ("a", 1, {"timeout": 2, "overloaded": 1})
@@ -60,22 +66,25 @@ def test_latency_by_member_and_day() -> None:
             seen(reply("a", 500.0), reply("b", 7.0), day=2),
         ],
         SINCE,
+        NOW,
     )
     a, b = found.members
     assert (a.latency_median_s, a.latency_p95_s) == (51.0, 96.0)
     assert (b.latency_median_s, b.latency_p95_s) == (7.0, 7.0)
     assert [(one.day, one.answers) for one in found.days] == [
         ("2026-11-20", 100),
+        ("2026-11-21", 0),
         ("2026-11-22", 1),
+        ("2026-11-23", 0),
     ]
-    first, last = (one.members for one in found.days)
+    first, _, last, _ = (one.members for one in found.days)
     assert ([*first], first["a"].latency_median_s) == (["a"], 50.5)
     assert (last["a"].latency_median_s, last["b"].latency_median_s) == (500.0, 7.0)
 
 
 @pytest.mark.parametrize(("n", "p95"), [(1, 1), (2, 2), (10, 10), (20, 19), (100, 95)])
 def test_the_95th_percentile_is_of_the_nearest_rank(n: int, p95: int) -> None:
-    found = document([seen(reply("a", float(one + 1))) for one in range(n)], SINCE)
+    found = document([seen(reply("a", float(one + 1))) for one in range(n)], SINCE, NOW)
     assert found.members[0].latency_p95_s == p95
 
 
@@ -83,6 +92,7 @@ def test_a_cost_that_is_not_known_is_never_0() -> None:
     found = document(
         [seen(reply("a", cost_usd=0.25), reply("a", cost_usd=None), reply("b", cost_usd=None))],
         SINCE,
+        NOW,
     )
     a, b = found.members
     assert (a.cost_usd, a.cost_unknown) == (0.25, 1)
@@ -92,7 +102,7 @@ def test_a_cost_that_is_not_known_is_never_0() -> None:
 
 def test_each_reward_is_in_one_bin() -> None:
     rewards = [-2.0, -1.999, 0.0, 0.0, 3.999, 4.0]
-    found = document([seen(*(reply("a", reward=one) for one in rewards), reply("b"))], SINCE)
+    found = document([seen(*(reply("a", reward=one) for one in rewards), reply("b"))], SINCE, NOW)
     edges = found.reward_bins
     assert (len(edges), edges[0], edges[-1]) == (BINS + 1, -2.0, 4.0)
     a, b = found.members
@@ -101,14 +111,14 @@ def test_each_reward_is_in_one_bin() -> None:
 
 
 def test_one_reward_alone_has_a_bin_around_it() -> None:
-    found = document([seen(reply("a", reward=2.0), reply("b", reward=2.0))], SINCE)
+    found = document([seen(reply("a", reward=2.0), reply("b", reward=2.0))], SINCE, NOW)
     assert found.reward_bins == [1.5, 2.5]
     assert [one.rewards for one in found.members] == [[1], [1]]
 
 
 def test_agreement_is_the_share_of_what_was_judged_by_scorer() -> None:
     judged = [seen(agreed=True)] * 3 + [seen(agreed=False), seen(agreed=None)]
-    found = document([*judged, seen(agreed=False, scorer="judge:claude")], SINCE)
+    found = document([*judged, seen(agreed=False, scorer="judge:claude")], SINCE, NOW)
     judge, nvidia = found.agreement
     assert (nvidia.scorer, nvidia.n, nvidia.share) == ("nvidia", 4, 0.75)
     # Wilson's interval of 3 of 4
@@ -117,20 +127,23 @@ def test_agreement_is_the_share_of_what_was_judged_by_scorer() -> None:
 
 
 def test_more_than_is_counted_is_said() -> None:
-    assert not document([seen()] * AT_MOST, SINCE).truncated
-    found = document([seen()] * (AT_MOST + 1), SINCE)
+    assert not document([seen()] * AT_MOST, SINCE, NOW).truncated
+    found = document([seen()] * (AT_MOST + 1), SINCE, NOW)
     assert (found.truncated, found.answers) == (True, AT_MOST)
 
 
 def test_rewards_are_those_of_the_newest_answers_scorer_alone() -> None:
     found = document(
         [
+            seen(reply("a", reward=99.0), day=3, scale="scalar"),
             seen(reply("a"), day=3, scorer="none"),
             seen(reply("a", reward=1.0), reply("b", reward=2.0), day=2),
             seen(reply("a", reward=-19.0), day=1, scorer="remote"),
+            seen(reply("a", reward=-19.0), day=1, model="another"),
         ],
         SINCE,
+        NOW,
     )
-    assert found.reward_scorer == "nvidia"
+    assert (found.reward_scorer, found.reward_model) == ("nvidia", "m")
     assert (found.reward_bins[0], found.reward_bins[-1]) == (1.0, 2.0)
     assert [sum(member.rewards) for member in found.members] == [1, 1]

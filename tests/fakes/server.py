@@ -101,6 +101,10 @@ class FakeServer(ABC):
         """The fault hits every call from now on."""
         self._always = self._fault(name)
 
+    def recover(self) -> None:
+        """No fault hits from now on."""
+        self._always = None
+
     def fail_once(self, name: str) -> None:
         """The fault hits the next call only; several queue up."""
         self._once.append(self._fault(name))

@@ -19,14 +19,12 @@ import pytest_asyncio
 from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright
 
 from app.api import create_app
-from app.settings import Settings
-from tests.conftest import settings
 from tests.fakes.anthropic import AnthropicFake
 from tests.fakes.google import GoogleFake
 from tests.fakes.mistral import MistralFake
 from tests.fakes.nvidia import NvidiaFake
 from tests.fakes.server import FakeServer
-from tests.serving import serve
+from tests.serving import serve, three_vendors
 
 LIMIT_MS = 60_000
 
@@ -150,21 +148,9 @@ def boards(tmp_path: Path) -> Boards:
             mistral, nvidia = await enter(MistralFake()), await enter(NvidiaFake())
             claude.reply, gemma.reply, mistral.reply = LONG, SHORT, POOR
             nvidia.scores = lambda reply: SCORES.get(reply, five(2, 2, 2, 2, 2))
-            ours: Settings = settings(
-                **{
-                    "database_url": f"sqlite+aiosqlite:///{tmp_path}/page.db",
-                    "scorer": {"kind": "nvidia"},
-                    "ANTHROPIC_API_KEY": claude.api_key,
-                    "ANTHROPIC_BASE_URL": claude.base_url,
-                    "GEMINI_API_KEY": gemma.api_key,
-                    "GOOGLE_GEMINI_BASE_URL": gemma.base_url,
-                    "MISTRAL_API_KEY": mistral.api_key,
-                    "MISTRAL_BASE_URL": mistral.base_url,
-                    "NVIDIA_API_KEY": nvidia.api_key,
-                    "NVIDIA_BASE_URL": nvidia.base_url,
-                    **values,
-                }
-            )
+            database = f"sqlite+aiosqlite:///{tmp_path}/page.db"
+            more = {"scorer": {"kind": "nvidia"}} | values
+            ours = three_vendors(claude, gemma, mistral, nvidia, database, **more)
             client = await stack.enter_async_context(serve(create_app(ours)))
             yield Board(client, claude, gemma, mistral, nvidia)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
@@ -14,7 +13,7 @@ from app.store import AnswerStore
 from app.store.keys import Keys
 from tests.conftest import settings
 from tests.page.conftest import LIMIT_MS, LONG, POOR, SHORT, Board, Boards, Visiting
-from tests.serving import serve
+from tests.serving import serve, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 expect.set_options(timeout=LIMIT_MS)
@@ -257,14 +256,15 @@ async def test_stop_ends_the_run(board: Board, visiting: Visiting) -> None:
         fake.delay_s = 300
     async with visiting(board.origin) as visit:
         await ask(visit.page)
-        async with asyncio.timeout(60):
-            while not all(any(r.method == "POST" for r in fake.requests) for fake in fakes):
-                await asyncio.sleep(0.02)
+        await until(
+            lambda: all(any(r.method == "POST" for r in fake.requests) for fake in fakes), 60
+        )
         await visit.page.get_by_role("button", name="Stop").click()
-        async with asyncio.timeout(60):
-            while any(fake.in_progress for fake in fakes):
-                await asyncio.sleep(0.02)
+        await until(lambda: not any(fake.in_progress for fake in fakes), 60)
         assert all(fake.cancelled for fake in fakes)
+        await expect(visit.page.locator(".progress li").first).to_contain_text("stopped")
+        await expect(visit.page.get_by_role("status")).to_have_text("Stopped")
+        await expect(visit.page.get_by_role("link", name="stored")).to_be_visible()
         await expect(visit.page.get_by_role("button", name="Ask the board")).to_be_enabled()
 
 
@@ -291,6 +291,116 @@ async def test_members_and_settings_are_sent(board: Board, visiting: Visiting) -
     assert (request["max_tokens"], request["deadline_s"]) == (77, 45)
 
 
+async def test_what_is_written_outlives_a_key_and_another_view(
+    boards: Boards, visiting: Visiting, tmp_path: Any
+) -> None:
+    async with (
+        boards() as board,
+        AnswerStore.open(database(tmp_path)) as store,
+        visiting(board.origin) as visit,
+    ):
+        page = visit.page
+        prompt = page.get_by_label("Prompt")
+        await page.locator(".seat").first.wait_for()
+        await prompt.fill("Why?")
+        _, secret = await Keys(store.engine).create("page", ["read", "answer"])
+        await page.get_by_role("button", name="Ask the board").click()
+        await page.get_by_role("button", name="Enter a key").click()
+        await page.get_by_label("Key", exact=True).fill(secret)
+        await page.get_by_role("button", name="Use it").click()
+        await expect(prompt).to_have_value("Why?")
+        await page.get_by_role("link", name="Runs").click()
+        await page.get_by_role("link", name="Ask", exact=True).click()
+        await expect(prompt).to_have_value("Why?")
+        await page.get_by_role("button", name="Key", exact=True).click()
+        await page.get_by_role("button", name="Use it").click()  # nothing is forgotten
+        await page.get_by_role("button", name="Ask the board").click()
+        await expect(page.locator(".winner h2")).to_contain_text("claude")
+        visit.forgive("40")
+
+
+async def test_what_the_form_does_not_show_can_be_forgotten(
+    board: Board, visiting: Visiting
+) -> None:
+    plan = {"order": ["mistral", "gemma"], "quorum": 2}
+    answer = await board.ask(members=["gemma", "mistral"], plan=plan)
+    async with visiting(board.origin, f"/#/ask?from={answer['id']}") as visit:
+        page = visit.page
+        await page.get_by_label("mistral").uncheck()
+        await page.get_by_role("button", name="Ask the board").click()
+        await expect(page.get_by_role("alert")).to_contain_text("not 2")  # the quorum
+        await page.get_by_text("System text, strategy, weights, limits").click()
+        await page.get_by_role("button", name="Forget that").click()
+        await page.get_by_role("button", name="Ask the board").click()
+        await expect(page.locator(".winner h2")).to_contain_text("gemma")
+        visit.forgive("422")
+
+
+async def test_nothing_is_asked_before_it_is_known_who_sits(
+    board: Board, visiting: Visiting
+) -> None:
+    async with visiting(board.origin, "about:blank") as visit:
+        page = visit.page
+        await page.route("**/models", lambda route: route.fulfill(status=500))
+        await page.goto("/")
+        await expect(page.get_by_role("alert")).to_be_visible()
+        await page.get_by_label("Prompt").fill("Why?")
+        await page.get_by_label("Prompt").press("Control+Enter")
+        await expect(page.get_by_role("button", name="Stop")).to_have_count(0)
+        visit.forgive("500")
+
+
+async def test_limits_of_an_earlier_answer_can_be_sent_again(
+    board: Board, visiting: Visiting
+) -> None:
+    answer = await board.ask(deadline_s=12.5)
+    async with visiting(board.origin, f"/#/ask?from={answer['id']}") as visit:
+        page = visit.page
+        await expect(page.get_by_label("Prompt")).to_have_value("Why is the sky blue?")
+        samples = page.locator("input[name=samples]")
+        await samples.evaluate("(field) => (field.value = '20')")
+        await page.get_by_role("button", name="Ask the board").click()
+        await expect(samples).to_be_visible()
+        await samples.fill("")
+        await page.get_by_role("button", name="Ask the board").click()
+        await expect(page.locator(".winner h2")).to_contain_text("claude")
+
+
+STREAMS = """async (pieces) => {
+  const { events } = await import("/page/api.js");
+  window.fetch = async () => new Response(new ReadableStream({
+    start(told) {
+      for (const one of pieces) {
+        if (one === null) return told.error(new TypeError("network error"));
+        told.enqueue(new TextEncoder().encode(one));
+      }
+      told.close();
+    },
+  }));
+  const came = [];
+  try {
+    for await (const one of events("answer", {})) came.push([one.event, one.data]);
+  } catch (error) {
+    came.push(error.document?.title ?? `${error}`);
+  }
+  return came;
+}"""
+
+
+async def test_events_are_read_as_the_format_has_them(board: Board, visiting: Visiting) -> None:
+    broken = "The connection broke"
+    async with visiting(board.origin) as visit:
+        for pieces, came in (
+            (["event: a\ndata: 1\n\n: alive\n\neve", "nt:b\ndata:  2\n\n"], [["a", 1], ["b", 2]]),
+            (["event: a\r\ndata: [1,\r", "\ndata: 2]\r\n\r\n"], [["a", [1, 2]]]),
+            (["event: a\rdata: 1\r\r", "event: b\rdata: 2\r\r"], [["a", 1], ["b", 2]]),
+            (["event: a\ndata: 1\n"], []),
+            (["event: a\ndata: 1\n\n", "event: b\n"], [["a", 1]]),
+            ([None], [broken]),
+        ):
+            assert await visit.page.evaluate(STREAMS, pieces) == came
+
+
 async def test_replies_are_rendered_copied_and_compared(board: Board, visiting: Visiting) -> None:
     answer = await board.ask()
     options = {"permissions": ["clipboard-read", "clipboard-write"]}
@@ -302,6 +412,11 @@ async def test_replies_are_rendered_copied_and_compared(board: Board, visiting: 
         await expect(reply.locator("td").first).to_have_text("blue")
         await page.locator(".winner").get_by_role("button", name="Copy").click()
         assert await page.evaluate("() => navigator.clipboard.readText()") == LONG
+        await page.evaluate(
+            "() => { navigator.clipboard.writeText = () => Promise.reject(Error()); }"
+        )
+        await page.locator(".winner").get_by_role("button", name="Copy").click()
+        await expect(page.get_by_role("status")).to_contain_text("Not copied")
         await page.get_by_text("Compare two replies word by word").click()
         await page.get_by_role("combobox", name="From").select_option(label="gemma (2)")
         await page.get_by_role("combobox", name="To").select_option(label="mistral (3)")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import pytest_asyncio
@@ -28,6 +28,7 @@ from app.domain import (
     ScoredCandidate,
     ScorerInfo,
     Selection,
+    StrategyName,
     Timings,
     Weights,
 )
@@ -54,6 +55,7 @@ ASK = """async ({ answer, weights }) => {
   const { ranked, weighable } = await import("/page/ranking.js");
   return weights.map((one) => (weighable(answer) ? ranked(answer, one) : null));
 }"""
+NUMBER = "async (value) => (await import('/page/formats.js')).number(value)"
 BOTH = """async (answer) => {
   const { original, ranked } = await import("/page/ranking.js");
   return [original(answer), ranked(answer, answer.decision.weights)];
@@ -207,3 +209,21 @@ async def test_the_cards_say_what_the_sliders_would(board: Board, visiting: Visi
     assert made["resolution"] != answer["scorer"]["resolution"]
     assert made["compared"] == pytest.approx(weighed["compared"])
     assert made["compared"] != pytest.approx(made["rewards"])
+
+
+async def test_the_page_names_every_strategy(board: Board, visiting: Visiting) -> None:
+    async with visiting(board.origin) as visit:
+        named = await visit.page.evaluate(
+            "async () => (await import('/page/ask.js')).STRATEGIES.map(([name]) => name)"
+        )
+    assert sorted(named) == sorted(get_args(StrategyName))
+
+
+async def test_numbers_are_told_to_three_digits_and_counts_in_full(
+    board: Board, visiting: Visiting
+) -> None:
+    told = {0.00042: "0.00042", 0.0012345: "0.00123", 1234: "1,234", 98765: "98,765", 0: "0"}
+    async with visiting(board.origin) as visit:
+        for value, text in told.items():
+            assert await visit.page.evaluate(NUMBER, value) == text
+        assert await visit.page.evaluate(NUMBER, None) == "–"

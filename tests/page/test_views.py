@@ -35,7 +35,7 @@ async def with_a_past(boards: Boards, folder: Path) -> AsyncIterator[tuple[Board
         await board.client.post(f"/answers/{first['id']}/feedback", json={"thumb": "up"})
         board.gemma.fail("unauthorized_401")
         await board.ask("What is green?")
-        board.gemma._always = None
+        board.gemma.recover()
         await board.ask("What is red, and what is blue?", members=["mistral"])
         yield board, first
 
@@ -80,7 +80,7 @@ async def test_history_is_searched_filtered_and_asked_again(
         await page.go_back()
         async with page.expect_download() as coming:
             await page.get_by_text("Export all answers to train from").click()
-            await page.get_by_role("button", name="SFT").click()
+            await page.get_by_role("link", name="SFT").click()
         download = await coming.value
         assert download.suggested_filename == "starboard-sft.jsonl"
         await download.save_as(tmp_path / "export")
@@ -97,7 +97,8 @@ async def test_history_comes_page_by_page(board: Board, visiting: Visiting) -> N
     async with visiting(board.origin, "/#/history") as visit:
         rows = visit.page.locator(".answers > li")
         await expect(rows).to_have_count(20)
-        await visit.page.get_by_role("button", name="Older ones").click()
+        older = visit.page.get_by_role("button", name="Older ones")
+        await older.evaluate("(button) => { button.click(); button.click(); }")
         await expect(rows).to_have_count(25)
         await expect(rows.last).to_contain_text("Question 0?")
         await expect(visit.page.get_by_role("button", name="Older ones")).to_have_count(0)
@@ -134,7 +135,7 @@ async def test_the_board_shows_what_the_routes_say(
         await expect(claude).to_contain_text("closed")  # the breaker
         gemma = page.locator(".card[data-member=gemma]")
         await expect(gemma).to_contain_text("1 auth")
-        await expect(gemma).to_contain_text("1 replies of unknown cost")
+        await expect(gemma).to_contain_text("1 reply of unknown cost")
         await expect(page.locator(".note").first).to_contain_text(
             "3 answers, 1 of a degraded panel"
         )
@@ -144,6 +145,35 @@ async def test_the_board_shows_what_the_routes_say(
         await expect(page.locator(".figure table").last).to_contain_text(told)
         await page.get_by_label("In the last").select_option("365")
         await expect(page).to_have_url(f"{board.origin}/#/board?days=365")
+
+
+async def test_the_theme_is_turned_and_kept(board: Board, visiting: Visiting) -> None:
+    answer = await board.ask()
+    dark, light = "rgb(22, 23, 21)", "rgb(251, 251, 249)"
+    drawn = "() => Chart.getChart(document.querySelector('canvas')).data.datasets[0].borderColor"
+    path = f"/#/answers/{answer['id']}"
+    async with visiting(board.origin, path, color_scheme="dark") as visit:
+        page = visit.page
+        await page.locator("starboard-chart[data-drawn]").wait_for()
+        await expect(page.locator("body")).to_have_css("background-color", dark)
+        assert await page.evaluate(drawn) == "rgba(86, 180, 233, 1)"
+        await page.get_by_role("button", name="Theme").click()
+        await expect(page.locator("body")).to_have_css("background-color", light)
+        await page.locator("starboard-chart[data-drawn]").wait_for()
+        assert await page.evaluate(drawn) == "rgba(0, 114, 178, 1)"
+        await page.reload()
+        await expect(page.locator("body")).to_have_css("background-color", light)
+
+
+async def test_the_board_shows_what_it_can(board: Board, visiting: Visiting) -> None:
+    async with visiting(board.origin, "about:blank") as visit:
+        page = visit.page
+        await page.route("**/statistics*", lambda route: route.fulfill(status=503))
+        await page.goto("/#/board?days=foo")
+        await expect(page.get_by_role("alert")).to_be_visible()
+        await expect(page.locator(".card[data-member=claude]")).to_contain_text("seated")
+        assert any(url.endswith("/statistics?days=30") for url in visit.urls)
+        visit.forgive("503")
 
 
 async def test_a_run_is_shown_with_its_figures(
@@ -188,6 +218,11 @@ async def test_it_works_by_keyboard_alone(board: Board, visiting: Visiting) -> N
         assert await page.evaluate("() => document.activeElement.id") == "view"
         await keyboard.press("Tab")
         assert await focused() == "prompt"
+        for address in ("/#view", "/#/constructor", "/#/answers", "/#/ask/%"):
+            await page.goto("about:blank")
+            await page.goto(address)
+            await page.locator(".seat").first.wait_for()
+        await page.get_by_label("Prompt").focus()
         await keyboard.type("Why?")
         await keyboard.press("Control+Enter")
         await expect(page.locator(".winner h2")).to_contain_text("claude")

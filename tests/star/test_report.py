@@ -117,7 +117,7 @@ def test_the_page_says_what_the_files_say(run: Path) -> None:
     assert [one.test["right"] for one in found.measured] == [1, 0, 3, 4, 5]
     for told in ("Promoted: iteration 1.", "dropped: a false step", "kept: rationalized"):
         assert told in page.text
-    assert "Dropped for a false step in iteration 2" in page.text
+    assert "Dropped for a false step, iteration 2" in page.text
     assert found.manifest["problems_sha256"] in page.text
     assert path.read_text().count("<svg") == 3
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.api import create_app
-from app.domain import Answer, Attributes, Feedback
+from app.domain import Answer, Attributes, Feedback, Score, Weights
 from app.store import AnswerStore, observations
 from app.store.observations import SeenCandidate, newest_since
 from tests.conftest import settings
@@ -38,7 +38,9 @@ async def agreed(store: AnswerStore, *said: dict[str, Any]) -> bool | None:
 async def test_an_answer_is_seen_as_it_was(store: AnswerStore) -> None:
     costly = asked(1, quality="degraded")
     first, *rest = costly.candidates
-    first = replace(first, candidate=replace(first.candidate, cost_usd=0.25))
+    first = replace(
+        first, candidate=replace(first.candidate, cost_usd=0.25), score=Score(FIVE), reward=-7.0
+    )
     await store.save(replace(costly, candidates=(first, *rest)))
     [seen] = await newest_since(store, START, 10)
     assert (seen.created, seen.degraded, seen.scorer) == (
@@ -46,8 +48,9 @@ async def test_an_answer_is_seen_as_it_was(store: AnswerStore) -> None:
         True,
         "judge:x",
     )
+    assert (seen.model, seen.scale) == ("m", "scalar")
     assert sorted(seen.candidates, key=lambda one: one.member) == [
-        SeenCandidate("a", 0.1, 0.25, 2.0, None),
+        SeenCandidate("a", 0.1, 0.25, Weights().reward(FIVE), None),  # not that of the request
         SeenCandidate("b", 0.1, None, None, "rate_limited"),
     ]
 
@@ -124,8 +127,8 @@ async def test_the_route_counts_what_was_asked(store: AnswerStore) -> None:
             "high": pytest.approx(0.9055, abs=1e-3),
         }
     ]
-    assert found["reward_bins"][0::12] == [1.0, 3.0]
+    assert (found["reward_scorer"], found["reward_bins"]) == (None, [])  # one scalar for each
     a, b = found["members"]
-    assert (a["name"], a["replies"], a["cost_usd"], a["rewards"][0]) == ("a", 2, 0.0, 2)
-    assert (b["name"], b["rewards"][-1]) == ("b", 2)
+    assert (a["name"], a["replies"], a["cost_usd"], a["rewards"]) == ("a", 2, 0.0, [])
+    assert (b["name"], b["replies"]) == ("b", 2)
     assert sum(day["answers"] for day in found["days"]) == 2

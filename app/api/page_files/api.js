@@ -1,7 +1,5 @@
 // Calls to the service that serves this page. Errors are `Problem`s, by RFC 9457.
 
-const KEY = "starboard-key";
-
 export class Problem extends Error {
   /** @param {{title: string, status: number, detail?: string, members?: object[]}} document */
   constructor(document) {
@@ -11,47 +9,95 @@ export class Problem extends Error {
   }
 }
 
-export const key = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
-};
+/** A text that the browser keeps under a name; where that is not allowed, the page does. */
+export function kept(storage, name) {
+  let here = "";
+  return {
+    get() {
+      try {
+        return storage().getItem(name) ?? "";
+      } catch {
+        return here;
+      }
+    },
+    set(value) {
+      here = value;
+      try {
+        if (value) storage().setItem(name, value);
+        else storage().removeItem(name);
+      } catch {
+        // this tab has it
+      }
+    },
+  };
+}
+
+export const key = kept(() => sessionStorage, "starboard-key");
 
 /** The JSON of a route; `body` makes it a POST. */
 export async function call(path, { body, method, signal } = {}) {
   const response = await send(path, { body, method, signal });
-  return response.status === 204 ? null : response.json();
+  return response.status === 204 ? null : whole(response.json());
 }
 
 /** A route's body, as a file to keep. */
 export async function download(path, name) {
-  const blob = await (await send(path)).blob();
+  const blob = await whole((await send(path)).blob());
   const link = Object.assign(document.createElement("a"), {
     href: URL.createObjectURL(blob),
     download: name,
   });
   link.click();
-  URL.revokeObjectURL(link.href);
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // some browsers begin later
 }
 
 /** The server-sent events that answer a POST, as `{event, data}`. */
 export async function* events(path, body, signal) {
   const response = await send(path, { body, signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const blocks = (rest + value).split("\n\n");
-    rest = blocks.pop();
-    for (const block of blocks) {
-      const fields = Object.fromEntries(
-        block.split("\n").map((line) => {
-          const colon = line.indexOf(":");
-          return [line.slice(0, colon), line.slice(colon + 1).trimStart()];
-        }),
-      );
-      if (fields.event) yield { event: fields.event, data: JSON.parse(fields.data) };
+  try {
+    let event = "";
+    let data = [];
+    for await (const line of lines(reader)) {
+      const [name, value = ""] = line.split(/: ?(.*)/s);
+      if (name === "event") event = value;
+      else if (name === "data") data.push(value);
+      else if (line === "") {
+        if (event && data.length) yield { event, data: JSON.parse(data.join("\n")) };
+        event = "";
+        data = [];
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {}); // whoever listened has left, or the connection broke
+  }
+}
+
+/** Lines that end by LF, CR or both, without their ends; what comes last without an end is lost. */
+async function* lines(reader) {
+  let open = []; // pieces of a line whose end has not come
+  let afterReturn = false;
+  for (;;) {
+    const { done, value } = await whole(reader.read());
+    if (done) return;
+    const came = afterReturn && value.startsWith("\n") ? value.slice(1) : value;
+    if (value) afterReturn = value.endsWith("\r");
+    const [first, ...more] = came.split(/\r\n|\r|\n/);
+    open.push(first);
+    for (const next of more) {
+      yield open.join("");
+      open = [next];
+    }
+  }
+}
+
+/** What comes of reading a response; a connection that breaks is a `Problem`. */
+async function whole(reading) {
+  try {
+    return await reading;
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem({ title: "The connection broke", status: 0, detail: "The connection ended before all had come." });
   }
 }
 
@@ -66,6 +112,8 @@ export function query(values) {
 
 async function send(path, { body, method, signal } = {}) {
   const headers = {};
+  if (/[^\x21-\x7e]/.test(key.get()))
+    throw new Problem({ title: "The key cannot be sent", status: 401, detail: "Keys are letters, digits and signs of ASCII." });
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
   if (body) headers["Content-Type"] = "application/json";
   let response;

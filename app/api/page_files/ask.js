@@ -7,7 +7,7 @@ import { field, problem, say, select } from "./parts.js";
 import { ATTRIBUTES, PUBLISHED } from "./ranking.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
-const STRATEGIES = [
+export const STRATEGIES = [
   ["best_of_n", "best of n: the highest reward"],
   ["majority_vote", "majority vote: the most frequent answer"],
   ["weighted_vote", "weighted vote: votes weighed by reward"],
@@ -17,38 +17,52 @@ const STRATEGIES = [
   ["single", "single: the first member alone"],
 ];
 
+/** What is written in the form; it stays while other views are looked at. */
+const draft = {
+  prompt: "",
+  system: "",
+  turns: null, // of a conversation that is asked again
+  members: null,
+  strategy: "best_of_n",
+  samples: 1,
+  threshold: "",
+  max_tokens: "",
+  deadline_s: "",
+  weights: { ...PUBLISHED },
+  kept: { plan: {} }, // of an answer that is asked again: what the form does not show
+};
+
 export class Ask {
   #leave = null;
 
   constructor(redraw) {
     this.redraw = redraw;
     this.seats = null;
-    this.form = {
-      prompt: "",
-      system: "",
-      turns: null, // of a conversation that is asked again
-      members: null,
-      strategy: "best_of_n",
-      samples: 1,
-      threshold: "",
-      max_tokens: "",
-      deadline_s: "",
-      weights: { ...PUBLISHED },
-      kept: { plan: {} }, // of an answer that is asked again: what the form does not show
-    };
+    this.form = draft;
+    this.answerId = null; // of the run
+    this.ended = null; // in words, once the run is over
     this.run = null; // Map of members to their candidates, null while they are at work
     this.view = null;
     this.fault = null;
   }
 
   async open(parameters) {
+    this.parameters = parameters;
     try {
       this.seats = (await call("models")).members.filter((one) => one.seated);
       this.form.members ??= new Set(this.seats.map((one) => one.name));
       if (parameters.get("from")) await this.#askedBefore(parameters);
+      this.fault = null;
     } catch (error) {
       this.fault = error;
     }
+    this.redraw();
+  }
+
+  /** There is another key: what was refused is asked for again, what is on the page stays. */
+  keyed() {
+    if (this.seats === null) return this.open(this.parameters);
+    this.fault = null;
     this.redraw();
   }
 
@@ -85,10 +99,12 @@ export class Ask {
     const asked = form.turns
       ? { messages: [...form.turns, { role: "user", content: form.prompt }] }
       : { prompt: form.prompt };
+    const order = form.kept.plan.order?.filter((name) => form.members.has(name));
     const plan = {
       ...form.kept.plan,
+      order: order?.length ? order : null,
       strategy: form.strategy,
-      samples: Number(form.samples),
+      samples: Number(form.samples || 1),
       threshold: form.threshold === "" ? null : Number(form.threshold),
     };
     return {
@@ -105,21 +121,25 @@ export class Ask {
   }
 
   async #ask() {
-    this.#leave = new AbortController();
+    const leave = (this.#leave = new AbortController());
     this.run = new Map([...this.form.members].map((name) => [name, []]));
-    this.view = this.fault = null;
+    this.view = this.fault = this.answerId = this.ended = null;
     this.redraw();
     say("The board has been asked");
     try {
-      for await (const { event, data } of events("answer", this.#body(), this.#leave.signal))
+      for await (const { event, data } of events("answer", this.#body(), leave.signal))
         this.#take(event, data);
       if (!this.view && !this.fault)
-        throw new Problem({ title: "The answer was cut off", status: 0, detail: "The connection ended before the answer came. History has what was stored." });
+        throw new Problem({ title: "The answer was cut off", status: 0, detail: "The connection ended before the answer came." });
     } catch (error) {
-      if (error.name !== "AbortError") this.fault = error;
+      if (!leave.signal.aborted) this.fault = error;
+    } finally {
+      this.#leave = null;
+      if (!this.answerId) this.run = null; // it was refused
+      this.ended = leave.signal.aborted ? "Stopped" : "It ended before its time";
+      if (!this.view) say(this.ended);
+      this.redraw();
     }
-    this.#leave = null;
-    this.redraw();
   }
 
   #take(event, data) {
@@ -129,6 +149,7 @@ export class Ask {
     } else if (event === "error") {
       this.fault = new Problem(data);
     } else if (event === "started") {
+      this.answerId = data.answer_id;
       const asked = this.run.get(data.member) ?? [];
       this.run.set(data.member, [...asked, { state: "asked", id: null }]);
     } else {
@@ -155,7 +176,11 @@ export class Ask {
     };
     const submit = (event) => {
       event.preventDefault();
-      if (!this.#leave) this.#ask();
+      if (!this.#leave && form.members?.size) this.#ask();
+    };
+    const unfold = (event) => {
+      const folded = event.target.closest("details");
+      if (folded) folded.open = true; // what cannot be seen cannot be mended
     };
     const byKey = (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.target.form.requestSubmit();
@@ -169,7 +194,7 @@ export class Ask {
       ${one.name}
       ${one.healthy === false ? html`<span class="badge degraded">not healthy</span>` : nothing}
     </label>`;
-    return html`<form class="ask" @submit=${submit}>
+    return html`<form class="ask" @submit=${submit} @invalid=${{ handleEvent: unfold, capture: true }}>
       ${form.turns
         ? html`<div class="panel turns">
             ${form.turns.map((one) => html`<p><strong>${one.role}</strong> ${one.content}</p>`)}
@@ -187,7 +212,7 @@ export class Ask {
       <fieldset class="row">
         <legend>Members</legend>
         ${seats === null
-          ? html`<span class="note">Loading …</span>`
+          ? html`<span class="note">${this.fault ? "Not known" : "Loading …"}</span>`
           : seats.length
             ? seats.map(seat)
             : html`<span class="note">Nobody sits on the board: see <a href="#/board">Board</a>.</span>`}
@@ -208,10 +233,16 @@ export class Ask {
             ? field("Good from reward", html`<input name="threshold" type="number" step="any" .value=${String(form.threshold)} @input=${set("threshold")}>`)
             : nothing}
           ${field("Longest reply, tokens", html`<input name="max_tokens" type="number" min="1" placeholder="default" .value=${String(form.max_tokens)} @input=${set("max_tokens")}>`)}
-          ${field("Deadline, seconds", html`<input name="deadline_s" type="number" min="1" max="600" placeholder="default" .value=${String(form.deadline_s)} @input=${set("deadline_s")}>`)}
+          ${field("Deadline, seconds", html`<input name="deadline_s" type="number" min="0.1" max="600" step="any" placeholder="default" .value=${String(form.deadline_s)} @input=${set("deadline_s")}>`)}
         </div>
         ${form.kept.tags
-          ? html`<p><small>What is not shown here (temperature, floor, quorum, tags …) is as it was.</small></p>`
+          ? html`<p>
+              <small>What is not shown here (temperature, floor, quorum, order, tags …) is as it was.</small>
+              <button type="button" class="small" @click=${() => {
+                form.kept = { plan: {} };
+                this.redraw();
+              }}>Forget that</button>
+            </p>`
           : nothing}
         <fieldset>
           <legend>Weights of the five scores</legend>
@@ -242,7 +273,7 @@ export class Ask {
           (all.length ? all : [{ state: "waiting" }]).map(
             (one) => html`<li class=${one.state} data-member=${member}>
               <strong>${member}</strong>
-              <span>${STATES[one.state]}${one.failure ? `: ${one.failure.message}` : ""}</span>
+              <span>${this.ended && OPEN.includes(one.state) ? "stopped" : STATES[one.state]}${one.failure ? `: ${one.failure.message}` : ""}</span>
               <span>${one.latency_s === undefined ? nothing : seconds(one.latency_s)}</span>
               <span>${one.state === "scored" ? (one.reward === null ? "no score" : `reward ${points(one.reward)}`) : nothing}</span>
             </li>`,
@@ -250,6 +281,10 @@ export class Ask {
         )}
       </ul>
       ${this.#leave ? html`<progress aria-label="The board is at work"></progress>` : nothing}
+      ${this.ended
+        ? html`<p class="note">${this.ended}.
+            ${this.answerId ? html`What had come is <a href="#/answers/${this.answerId}">stored</a>.` : nothing}</p>`
+        : nothing}
     </section>`;
   }
 }
@@ -261,6 +296,8 @@ const STATES = {
   failed: "failed",
   scored: "scored",
 };
+
+const OPEN = ["waiting", "asked", "completed"];
 
 /** A stored answer, by its id. */
 export class Stored {
@@ -276,6 +313,13 @@ export class Stored {
     if (answer.value) this.view = new AnswerView(answer.value, this.redraw);
     this.request = request.value;
     this.fault = answer.reason ?? request.reason;
+    this.redraw();
+  }
+
+  /** There is another key. */
+  keyed() {
+    if (!this.view) return this.open(null, this.id);
+    this.fault = this.view.fault = null;
     this.redraw();
   }
 

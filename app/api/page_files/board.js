@@ -11,36 +11,39 @@ const SPANS = [["1", "a day"], ["7", "a week"], ["30", "30 days"], ["365", "a ye
 export class Board {
   constructor(redraw) {
     this.redraw = redraw;
-    this.models = this.ready = this.statistics = this.fault = null;
+    this.models = this.statistics = null;
+    this.faults = [];
     this.days = "30";
   }
 
   async open(parameters) {
-    this.days = parameters.get("days") ?? "30";
-    try {
-      [this.models, this.statistics] = await Promise.all([
-        call("models"),
-        call(`statistics${query({ days: this.days })}`),
-      ]);
-    } catch (error) {
-      this.fault = error;
-    }
+    const days = parameters.get("days");
+    if (SPANS.some(([one]) => one === days)) this.days = days;
+    const [models, statistics] = await Promise.allSettled([
+      call("models"),
+      call(`statistics${query({ days: this.days })}`),
+    ]);
+    this.models = models.value;
+    this.statistics = statistics.value;
+    this.faults = [models.reason, statistics.reason].filter(Boolean);
     this.redraw();
   }
 
   draw() {
-    if (this.fault) return html`<h1>Board</h1>${problem(this.fault)}`;
-    if (!this.models) return html`<h1>Board</h1><p class="note">Loading …</p>`;
-    const { scorer, members } = this.models;
+    const { models, statistics, faults } = this;
     return html`<h1>Board</h1>
-      <p>Scored by <strong>${scorer.name}</strong> <small>${scorer.model}</small>, resolution ${points(scorer.resolution)}.
+      ${faults.length || models ? faults.map(problem) : html`<p class="note">Loading …</p>`}
+      ${models ? this.#seats(models) : nothing} ${statistics ? this.#statistics() : nothing}`;
+  }
+
+  #seats({ scorer, members }) {
+    return html`<p>Scored by <strong>${scorer.name}</strong> <small>${scorer.model}</small>, resolution ${points(scorer.resolution)}.
         ${scorer.note ? html`<br><small>${scorer.note}</small>` : nothing}</p>
-      <div class="cards">${members.map((one) => this.#seat(one))}</div>
-      ${this.#statistics()}`;
+      <div class="cards">${members.map((one) => this.#seat(one))}</div>`;
   }
 
   #seat(one) {
-    const figures = this.statistics.members.find((other) => other.name === one.name);
+    const figures = this.statistics?.members.find((other) => other.name === one.name);
     return html`<section class="card ${one.seated ? "" : "empty"}" data-member=${one.name}>
       <h2>${one.name} <small>${one.model}</small></h2>
       <p>${state(one)}</p>
@@ -53,7 +56,7 @@ export class Board {
           : nothing}
         ${figures
           ? html`<div><dt>Latency</dt><dd>${seconds(figures.latency_median_s)} <small>median, ${seconds(figures.latency_p95_s)} p95</small></dd></div>
-              <div><dt>Cost</dt><dd>${usd(figures.cost_usd)}${figures.cost_unknown ? html` <small>and ${count(figures.cost_unknown)} replies of unknown cost</small>` : nothing}</dd></div>
+              <div><dt>Cost</dt><dd>${usd(figures.cost_usd)}${figures.cost_unknown ? html` <small>and ${count(figures.cost_unknown)} ${figures.cost_unknown === 1 ? "reply" : "replies"} of unknown cost</small>` : nothing}</dd></div>
               <div><dt>Replies</dt><dd>${count(figures.replies)}${Object.entries(figures.failures).map(([kind, n]) => html`, <span class="warn">${n} ${kind}</span>`)}</dd></div>`
           : nothing}
         <div><dt>May train</dt><dd>${one.trainable ? "yes" : "no"}</dd></div>
@@ -76,7 +79,9 @@ export class Board {
       ${statistics.answers === 0
         ? html`<p class="note">Nothing was asked in this time. <a href="#/ask">Ask the board</a>.</p>`
         : html`<div class="charts">
-            ${figure(`How high the rewards are${statistics.reward_scorer ? ` (by ${statistics.reward_scorer})` : ""}`, {
+            ${!statistics.reward_bins.length
+              ? html`<section class="figure"><h3>How high the rewards are</h3><p class="note">Nothing was scored, or only by rewards that are comparable within one prompt.</p></section>`
+              : figure(`How high the rewards are (by ${statistics.reward_scorer}, published weights)`, {
               type: "bar",
               label: "Distribution of rewards of each member",
               labels: statistics.reward_bins.slice(0, -1).map((low, at) => `${points(low)} – ${points(statistics.reward_bins[at + 1])}`),

@@ -20,7 +20,15 @@ const PALETTE = ["--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7", "--c8"]
 const DASHES = [[], [6, 3], [2, 2], [8, 3, 2, 3]];
 const POINTS = ["circle", "rect", "triangle", "rectRot", "star", "cross"];
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+/** A colour of the style sheet as the canvas takes it: of the theme, and so opaque. */
+function colour(name, opacity = 1) {
+  const probe = document.createElement("span");
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const rgb = getComputedStyle(probe).color;
+  probe.remove();
+  return rgb.replace(/rgb\((.*)\)/, `rgba($1, ${opacity})`);
+}
 
 /**
  * `spec`: `{label, type, labels, series: [{name, values, low?, high?}], unit?, stacked?}`.
@@ -123,13 +131,11 @@ function config(spec) {
         label: one.name,
         data: one.values,
         borderColor: colour(PALETTE[at % PALETTE.length]),
-        backgroundColor:
-          colour(PALETTE[at % PALETTE.length]) + (spec.type === "radar" ? "22" : "cc"),
+        backgroundColor: colour(PALETTE[at % PALETTE.length], spec.type === "radar" ? 0.13 : 0.8),
         borderDash: spec.type === "bar" ? [] : DASHES[at % DASHES.length],
         pointStyle: POINTS[at % POINTS.length],
         pointRadius: 4,
         borderWidth: 2,
-        spanGaps: true,
         low: one.low,
         high: one.high,
       })),

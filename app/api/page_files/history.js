@@ -1,11 +1,14 @@
 // History: stored answers by search and filters, page by page, and their export.
 
-import { call, download, query } from "./api.js";
+import { call, download, key, query } from "./api.js";
+import { STRATEGIES } from "./ask.js";
 import { points, when } from "./formats.js";
 import { field, problem, say, select } from "./parts.js";
 import { html, nothing } from "./vendor/lit-html.js";
 
 const FILTERS = ["q", "member", "strategy", "quality", "feedback", "tag"];
+
+const EXPORTS = [["sft", "SFT"], ["preference", "Preference pairs"], ["helpsteer", "HelpSteer rows"]];
 
 export class History {
   constructor(redraw) {
@@ -30,14 +33,21 @@ export class History {
     await this.#page(null);
   }
 
+  close() {
+    this.closed = true;
+  }
+
   async #page(cursor) {
+    this.next = null; // a page is asked for once
+    this.redraw();
     try {
       const page = await call(`answers${query({ ...this.wanted, cursor })}`);
       this.answers = [...(cursor ? this.answers : []), ...page.answers];
       this.next = page.next;
       this.fault = null;
-      say(`${this.answers.length} answers are shown`);
+      if (!this.closed) say(`${this.answers.length} answers are shown`);
     } catch (error) {
+      this.next = cursor;
       this.fault = error;
     }
     this.redraw();
@@ -47,14 +57,19 @@ export class History {
     return html`<h1>History</h1>
       ${this.#filters()} ${this.fault ? problem(this.fault) : nothing} ${this.#list()}
       ${this.next
-        ? html`<p class="actions"><button type="button" @click=${() => this.#page(this.next)}>Older ones</button></p>`
+        ? html`<p class="actions"><button type="button" @click=${() => this.next && this.#page(this.next)}>Older ones</button></p>`
         : nothing}`;
   }
 
   #filters() {
     const { wanted } = this;
     const look = () => {
+      const before = location.hash;
       location.hash = `#/history${query(wanted)}`;
+      if (location.hash === before) this.#page(null);
+    };
+    const write = (name) => (event) => {
+      wanted[name] = event.target.value;
     };
     const pick = (name) => (value) => {
       wanted[name] = value;
@@ -62,7 +77,9 @@ export class History {
     };
     const any = ["", "any"];
     const same = (names) => [any, ...names.map((one) => [one, one])];
-    const save = (shape) => async () => {
+    const save = (shape) => async (event) => {
+      if (!key.get()) return; // the link itself is a download, held nowhere whole
+      event.preventDefault();
       try {
         await download(`export${query({ format: shape })}`, `starboard-${shape}.jsonl`);
       } catch (error) {
@@ -72,26 +89,26 @@ export class History {
     };
     return html`<form class="filters row" role="search" @submit=${(event) => {
         event.preventDefault();
-        wanted.q = event.currentTarget.elements.q.value;
-        wanted.tag = event.currentTarget.elements.tag.value;
         look();
       }}>
-        ${field("Words in the prompt or the answer", html`<input name="q" type="search" .value=${wanted.q}>`)}
+        ${field("Words in the prompt or the answer", html`<input name="q" type="search" .value=${wanted.q} @input=${write("q")}>`)}
         ${field("Chosen", select(same(this.members), wanted.member, pick("member")))}
-        ${field("Strategy", select(same(["best_of_n", "majority_vote", "weighted_vote", "cascade", "first_good", "fuse", "single"]), wanted.strategy, pick("strategy")))}
+        ${field("Strategy", select(same(STRATEGIES.map(([name]) => name)), wanted.strategy, pick("strategy")))}
         ${field("Panel", select(same(["full", "degraded"]), wanted.quality, pick("quality")))}
         ${field("Feedback", select([any, ["true", "some"], ["false", "none"]], wanted.feedback, pick("feedback")))}
-        ${field("Tag", html`<input name="tag" placeholder="user:u1" pattern="[^:]*:.*" .value=${wanted.tag}>`)}
+        ${field("Tag", html`<input name="tag" placeholder="user:u1" pattern="[^:=]*:.*" .value=${wanted.tag} @input=${write("tag")}>`)}
         <button class="primary">Search</button>
       </form>
       <details class="panel">
         <summary>Export all answers to train from</summary>
         <p class="actions">
-          <button type="button" @click=${save("sft")}>SFT</button>
-          <button type="button" @click=${save("preference")}>Preference pairs</button>
-          <button type="button" @click=${save("helpsteer")}>HelpSteer rows</button>
+          ${EXPORTS.map(
+            ([shape, text]) => html`<a class="button" download="starboard-${shape}.jsonl"
+              href="export${query({ format: shape })}" @click=${save(shape)}>${text}</a>`,
+          )}
         </p>
-        <p><small>JSON lines. Replies of members whose <code>trainable</code> is off are left out.</small></p>
+        <p><small>JSON lines. Replies of members whose <code>trainable</code> is off are left out.
+          With a key (of the scope <code>admin</code>) all of it is held in this tab first: what is big is for <code>starboard export</code>.</small></p>
       </details>`;
   }
 

@@ -1,7 +1,7 @@
 // Which view is shown, by the address behind the #.
 
 import { Ask, Stored } from "./ask.js";
-import { key } from "./api.js";
+import { kept, key } from "./api.js";
 import { Board } from "./board.js";
 import { History } from "./history.js";
 import { askForKey, problem } from "./parts.js";
@@ -15,10 +15,10 @@ const main = document.getElementById("view");
 let shown = null;
 
 function show() {
-  if (location.hash && !location.hash.startsWith("#/")) return; // the link that skips the header
   const [path, parameters] = location.hash.slice(2).split("?");
-  const [name, id] = path.split("/");
-  const place = name in VIEWS ? name : "ask";
+  const [name, written] = path.split("/");
+  const id = written && decoded(written);
+  const place = Object.hasOwn(VIEWS, name) && (name !== "answers" || id) ? name : "ask";
   const first = shown === null;
   shown?.close?.();
   main.replaceChildren(document.createElement("div"));
@@ -33,8 +33,16 @@ function show() {
     else link.removeAttribute("aria-current");
   }
   draw(view);
-  view.open(new URLSearchParams(parameters), id && decodeURIComponent(id));
+  view.open(new URLSearchParams(parameters), id);
   if (!first) main.focus();
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 function draw(view) {
@@ -50,26 +58,39 @@ const dialog = document.getElementById("key-dialog");
 const keyField = document.getElementById("key-value");
 document.getElementById("key").addEventListener("click", askForKey);
 dialog.addEventListener("close", () => {
-  if (dialog.returnValue === "save") key.set(keyField.value.trim());
-  if (dialog.returnValue === "forget") key.set("");
+  const written = keyField.value.trim();
   keyField.value = "";
-  if (["save", "forget"].includes(dialog.returnValue)) show();
+  if (dialog.returnValue === "forget") {
+    key.set("");
+    show();
+  }
+  if (dialog.returnValue === "save" && written) {
+    key.set(written);
+    if (shown.keyed) shown.keyed();
+    else show();
+  }
 });
 
-const THEME = "starboard-theme";
+const preference = matchMedia("(prefers-color-scheme: dark)");
+const theme = kept(() => localStorage, "starboard-theme");
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
   document.dispatchEvent(new Event("theme"));
 }
 document.getElementById("theme").addEventListener("click", () => {
-  const dark = getComputedStyle(document.documentElement).getPropertyValue("--is-dark").trim() === "1";
-  localStorage.setItem(THEME, dark ? "light" : "dark");
+  const chosen = document.documentElement.dataset.theme;
+  const dark = chosen ? chosen === "dark" : preference.matches;
+  theme.set(dark ? "light" : "dark");
   setTheme(dark ? "light" : "dark");
 });
-if (localStorage.getItem(THEME)) setTheme(localStorage.getItem(THEME));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+if (theme.get()) setTheme(theme.get());
+preference.addEventListener("change", () => {
   document.dispatchEvent(new Event("theme"));
 });
 
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
 window.addEventListener("hashchange", show);
 show();

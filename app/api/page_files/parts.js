@@ -26,7 +26,9 @@ export function problem(error) {
 }
 
 export function askForKey() {
-  document.getElementById("key-dialog").showModal();
+  const dialog = document.getElementById("key-dialog");
+  dialog.returnValue = ""; // Escape leaves the one before in some browsers
+  dialog.showModal();
 }
 
 /** A model's text; drawn anew only if it is another. */
@@ -43,9 +45,12 @@ export function copyButton(text, what) {
   if (!navigator.clipboard) return nothing; // browsers have it on https and on one's own machine alone
   const copy = async (event) => {
     const button = event.currentTarget;
-    await navigator.clipboard.writeText(text);
-    button.textContent = "Copied";
-    say(`Copied ${what}`);
+    const told = await navigator.clipboard.writeText(text).then(
+      () => "Copied",
+      () => "Not copied",
+    );
+    button.textContent = told;
+    say(`${told} ${what}`);
     setTimeout(() => (button.textContent = "Copy"), 1500);
   };
   return html`<button type="button" class="small" aria-label="Copy ${what}" @click=${copy}>Copy</button>`;
@@ -66,11 +71,8 @@ export function scoreBars(scores) {
   </dl>`;
 }
 
-export function field(label, control, hint) {
-  return html`<label class="field"><span>${label}</span>${control}${hint
-    ? html`<small>${hint}</small>`
-    : nothing}</label>`;
-}
+export const field = (label, control) =>
+  html`<label class="field"><span>${label}</span>${control}</label>`;
 
 /** A select of `[value, text]` pairs. */
 export function select(options, value, onChange) {

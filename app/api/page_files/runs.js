@@ -1,7 +1,7 @@
 // Runs: what came of STaR, from the run directories that the service is told of.
 
 import { call } from "./api.js";
-import { count, percent } from "./formats.js";
+import { percent } from "./formats.js";
 import { markdown, problem } from "./parts.js";
 import { html, nothing } from "./vendor/lit-html.js";
 import "./chart.js";
