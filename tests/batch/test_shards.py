@@ -30,7 +30,7 @@ OUT = Path("out")
 
 
 def shards_there() -> list[Path]:
-    return sorted(OUT.glob("part-*"))
+    return sorted(path for path in OUT.glob("part-*") if path.suffix != ".partial")
 
 
 def written() -> list[dict[str, Any]]:
