@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from app.domain import NOTHING
 from app.errors import UpstreamError
 
 Item = TypeVar("Item")
@@ -70,7 +71,8 @@ class MicroBatcher(Generic[Item, Result]):
         if self._closed:
             raise UpstreamError("unavailable", f"{self._name}: closed")
         if self.waiting >= self._queue_limit:
-            raise UpstreamError("overloaded", f"{self._name}: {self._queue_limit} are waiting")
+            message = f"{self._name}: {self._queue_limit} are waiting"
+            raise UpstreamError("overloaded", message, usage=NOTHING)
         loop = asyncio.get_running_loop()
         one: _Waiting[Item, Result] = _Waiting(item, tokens, loop.create_future())
         self._arrived.append(one)

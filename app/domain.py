@@ -110,6 +110,12 @@ class Usage:
     output_tokens: int
 
 
+NOTHING = Usage(0, 0)
+
+# Money is counted in nano-dollars: so many are a USD.
+NANO = 10**9
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """What one provider returned.
@@ -281,6 +287,15 @@ class WinRate:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenCircuit:
+    """Why a member is not called: so many of its last calls failed, all of them in a row; and for
+    how many seconds more."""
+
+    failed: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How one run is to be done.
 
@@ -377,7 +392,8 @@ class Feedback:
 class Answer:
     """The stored result of a run, with what people have said of it since, oldest first. `cost_usd`
     is that of every call made for it, to members and scorers, also of those that came to nothing;
-    None if it is not known."""
+    None if it is not known. `cost_bound_usd` is the most that these calls can have cost; None if a
+    price is not known. `key_id` is the API key's that asked, None where none was asked for."""
 
     id: str
     created: datetime
@@ -391,6 +407,8 @@ class Answer:
     missing: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     cost_usd: float | None = None
+    cost_bound_usd: float | None = None
+    key_id: str | None = None
     feedback: tuple[Feedback, ...] = ()
 
     @property

@@ -11,19 +11,14 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    ExitStack,
-    nullcontext,
-    suppress,
-)
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import takewhile
 from typing import Any, Protocol, TypeVar
 
+from app.calls import calls_of
 from app.domain import (
     Answer,
     Attributes,
@@ -54,12 +49,22 @@ from app.errors import (
     NoBoardError,
     NoCandidateError,
     StoreError,
+    UncoveredError,
     UpstreamError,
 )
 from app.extraction import agreement
 from app.fusion import fusion_prompt
 from app.gates import Gate
-from app.metering import Billed, Charge, Meter, Tariff, prompt_tokens, text_tokens
+from app.metering import (
+    Billed,
+    Booked,
+    Charge,
+    Meter,
+    Passage,
+    Tariff,
+    prompt_tokens,
+    text_tokens,
+)
 from app.providers import Provider
 from app.retries import Retries, limited
 from app.scorers import Scorer
@@ -72,7 +77,6 @@ T = TypeVar("T", bound=Billed)
 Watch = Callable[[], AbstractContextManager[Listener]]
 """Entered when a run begins and left when it ends, however it ends; its listener is told every
 event of that run."""
-Passage = Callable[[], AbstractAsyncContextManager[None]]
 
 # A longer wait than this is not worth holding the others' replies for.
 LONGEST_WAIT_S = 5.0
@@ -95,8 +99,9 @@ class Ensemble:
     """The board and its ladder of scorers. `members` are in board order.
 
     `timeout_s` limits one call to a member or scorer; a plan's deadline limits the run, and
-    `max_calls` how many replies it may ask for. Without a `standing`, ties go as the plan has it.
-    `gates` stand before the members of their names, `watches` are set on every run of `answer`.
+    `max_calls` how many calls for replies it may come to. Without a `standing`, ties go as the plan
+    has it. `gates` stand before the members of their names, `watches` are set on every run of
+    `answer`, and `booked` is told of every call.
     """
 
     members: Mapping[str, Provider]
@@ -108,11 +113,11 @@ class Ensemble:
     max_calls: int = 64
     gates: Mapping[str, Gate] = field(default_factory=dict)
     watches: tuple[Watch, ...] = ()
+    booked: Booked | None = None
 
     def quote(self, prompt: Prompt, plan: Plan) -> int:
-        """The most the run may cost, in nano-dollars: what `answer` should find reserved. Raises as
-        it does for a plan that cannot be, and `BudgetError` if a price is not known."""
-        self._check(plan)
+        """The most the run of a plan that can be may cost, in nano-dollars: what `answer` should
+        find reserved. Raises `BudgetError` if a price is not known."""
         return self.tariff.quote(prompt, plan, self._scorers())
 
     def quote_scores(self, prompt: Prompt, replies: Sequence[str]) -> int:
@@ -129,27 +134,28 @@ class Ensemble:
         listener: Listener | None = None,
         *,
         tags: Mapping[str, str] | None = None,
+        key_id: str | None = None,
         meter: Meter | None = None,
         id_: str | None = None,
     ) -> Answer:
-        """Run the plan and return the answer, stored as `id_` or an id of its own. Every call is
-        booked on the `meter`.
+        """Run the plan and return the answer, stored as `id_` or an id of its own, with its `tags`
+        and the API key's `key_id` that asked. Every call is booked on the `meter`.
 
         A candidate is scored the moment it arrives, so the wait is the slowest member with its
         score; only a run that goes down the ladder scores again after that. Cancelling this call
         cancels every upstream call and stores what had come by then. Raises `NoCandidateError`
         or `DeadlineError` if too few members replied; that run is stored too.
         """
-        self._check(plan)
+        self.check(plan)
         plan = self.standing.settle(plan) if self.standing else plan
-        run = _Run(_now(), plan.deadline_s, self.timeout_s, self.tariff, meter or Meter())
+        run = self._begin(plan.deadline_s, meter)
         descent = self.ladder.descent(partial(_score, run, prompt))
         with ExitStack() as watching:
             tell = _to_all([listener, *(watching.enter_context(watch()) for watch in self.watches)])
             record = _Record(tell)
             panel = _Panel(self.members, self.gates, run, descent, prompt, plan, tell=record)
             id_ = id_ or new_id("ans")
-            answer_of = partial(_answer, run, prompt, plan, id_=id_, tags=tags or {})
+            answer_of = partial(_answer, run, prompt, plan, id_=id_, tags=tags or {}, key_id=key_id)
             try:
                 info, settled = await panel.settled(await _ask(panel))
                 candidates = await _with_extracted(settled, plan)
@@ -158,10 +164,10 @@ class Ensemble:
                 if candidates:
                     abandoned = _abandoned(answer_of(scorer=info, candidates=candidates))
                     with suppress(StoreError):  # nobody is left to be told
-                        await _to_the_end(self._save(abandoned, run))
+                        await to_the_end(self._save(abandoned, run))
                 raise
             answer = answer_of(scorer=info, candidates=candidates)
-            await _to_the_end(self._save(answer, run))
+            await to_the_end(self._save(answer, run))
             panel.tell(Selected(answer))
             _raise_if_unanswered(answer, run)
             return answer
@@ -179,7 +185,7 @@ class Ensemble:
 
         An empty reply is a failure of its own. Nothing is stored.
         """
-        run = _Run(_now(), deadline_s, self.timeout_s, self.tariff, meter or Meter())
+        run = self._begin(deadline_s, meter)
         descent = self.ladder.descent(partial(_score, run, prompt))
         completions = {
             str(place): Completion(text, "stop", "unknown")
@@ -193,6 +199,10 @@ class Ensemble:
         ]
         return _as_scored(info, [reply.score for reply in scored]), scored
 
+    def _begin(self, deadline_s: float, meter: Meter | None) -> _Run:
+        meter = meter or Meter()
+        return _Run(_now(), deadline_s, self.timeout_s, self.tariff, meter, self.booked)
+
     async def _save(self, answer: Answer, run: _Run) -> None:
         """Store the answer, with a little time of its own where the deadline leaves none."""
         try:
@@ -201,17 +211,26 @@ class Ensemble:
         except TimeoutError as error:
             raise StoreError("the database did not take the answer in time") from error
 
-    def _check(self, plan: Plan) -> None:
+    def check(self, plan: Plan) -> None:
+        """Raise `NoBoardError`, or `InvalidRequestError` for a plan that cannot be."""
         if not self.members:
             raise NoBoardError("set a key or configure a member; `starboard models` says which")
-        calls = len(plan.members) * plan.samples + len(plan.reserves)
-        if calls > self.max_calls:
-            detail = f"members x samples and reserves are {calls} calls; at most {self.max_calls}"
-            raise InvalidRequestError("plan.samples", detail)
-        if plan.quorum > calls:
-            raise InvalidRequestError("plan.quorum", f"{plan.quorum} of {calls} calls cannot be")
+        most = calls_of(plan).most
+        if most > self.max_calls:
+            detail = f"it may come to {most} calls; at most {self.max_calls}"
+            raise InvalidRequestError("plan", detail)
+        replies = _replies(plan)
+        if plan.quorum > replies:
+            detail = f"{plan.strategy} may end with {replies} replies to this, not {plan.quorum}"
+            raise InvalidRequestError("plan.quorum", detail)
         if plan.strategy in ("cascade", "first_good") and plan.threshold is None:
             raise InvalidRequestError("plan.threshold", f"{plan.strategy} needs a threshold")
+        if plan.strategy not in STRATEGIES:
+            known = ", ".join(STRATEGIES)
+            raise InvalidRequestError("plan.strategy", f"not known; known: {known}")
+        self._check_names(plan)
+
+    def _check_names(self, plan: Plan) -> None:
         named = {
             "members": plan.members,
             "plan.order": plan.order,
@@ -223,9 +242,11 @@ class Ensemble:
                 if name not in self.members:
                     seated = ", ".join(self.members)
                     raise InvalidRequestError(place, f"{name} is not seated; seated: {seated}")
-        if plan.strategy not in STRATEGIES:
-            known = ", ".join(STRATEGIES)
-            raise InvalidRequestError("plan.strategy", f"not known; known: {known}")
+            if len(set(names)) < len(names):
+                raise InvalidRequestError(place, "each member may be named once")
+        if strangers := [name for name in plan.order if name not in plan.members]:
+            detail = f"{strangers[0]} is not among the members asked"
+            raise InvalidRequestError("plan.order", detail)
 
 
 @dataclass(frozen=True)
@@ -409,33 +430,23 @@ def _as_scored(info: ScorerInfo, scores: Iterable[Score | None]) -> ScorerInfo:
 
 
 async def _ask(panel: _Panel) -> tuple[ScoredCandidate, ...]:
-    """Who is asked, and in what order: the part of a strategy that takes time."""
-    plan = panel.plan
-    match plan.strategy:
-        case "single":
-            first, *others = plan.members
-            return tuple(await panel.gather([first], [*plan.reserves, *others]))
-        case "cascade":
-            return tuple(await _cascade(panel))
-        case "fuse":
-            found = await panel.gather(_calls(plan), plan.reserves)
-            return (*found, *await _fuse(panel, found))
-        case _:
-            return tuple(await panel.gather(_calls(plan), plan.reserves))
-
-
-async def _cascade(panel: _Panel) -> list[ScoredCandidate]:
-    """One member after the other, until a reply clears the threshold."""
-    plan = panel.plan
+    """The part of a strategy that takes time: the rounds, until a reply clears the threshold, and
+    the fusion."""
+    calls = calls_of(panel.plan)
     found: list[ScoredCandidate] = []
-    for name in plan.order or plan.members[::-1]:
-        found += await panel.gather([name] * plan.samples)
-        if _clears([c.reward for c in found if c.reward is not None and _honest(c)], plan):
+    for names in calls.rounds:
+        found += await panel.gather(names, calls.reserves)
+        rewards = [c.reward for c in found if c.reward is not None and _honest(c)]
+        if _clears(rewards, panel.plan):
             break
-    return found
+    if calls.aggregator:
+        found += await _fuse(panel, calls.aggregator, found)
+    return tuple(found)
 
 
-async def _fuse(panel: _Panel, found: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
+async def _fuse(
+    panel: _Panel, name: str, found: Sequence[ScoredCandidate]
+) -> list[ScoredCandidate]:
     """A new reply, written from the best ones; a candidate like any other from here on."""
     plan = panel.plan
     info, settled = await panel.settled(found)
@@ -444,7 +455,6 @@ async def _fuse(panel: _Panel, found: Sequence[ScoredCandidate]) -> list[ScoredC
     texts = [o.text for id_ in best if isinstance(o := by_id[id_], Completion)]
     if len(texts) < 2:  # noqa: PLR2004 - one reply is nothing to fuse
         return []
-    name = plan.aggregator or plan.members[0]
     fusing = f"{name} (fusion)"
     prompt = fusion_prompt(panel.prompt, texts)
     return await replace(panel, members={fusing: panel.members[name]}, prompt=prompt).gather(
@@ -452,8 +462,16 @@ async def _fuse(panel: _Panel, found: Sequence[ScoredCandidate]) -> list[ScoredC
     )
 
 
-def _calls(plan: Plan) -> list[str]:
-    return [name for name in plan.members for _ in range(plan.samples)]
+def _replies(plan: Plan) -> int:
+    """How many replies a run is sure to have if no member fails. A reserve adds none: it replies in
+    the place of another."""
+    match plan.strategy:
+        case "single" | "first_good":
+            return 1
+        case "cascade":
+            return plan.samples
+        case _:
+            return len(plan.members) * plan.samples
 
 
 def _clears(rewards: Sequence[float], plan: Plan) -> bool:
@@ -510,14 +528,15 @@ class _Record:
 
 @dataclass(frozen=True)
 class _Run:
-    """The clock of one run, by which its calls are limited and retried, and the meter on which
-    they are booked."""
+    """The clock of one run, by which its calls are limited and retried, the meter on which they are
+    booked, and who else is told."""
 
     started: float
     deadline_s: float
     timeout_s: float
     tariff: Tariff
     meter: Meter
+    told: Booked | None
 
     @property
     def remaining_s(self) -> float:
@@ -530,22 +549,30 @@ class _Run:
         call: Callable[[], Awaitable[T]],
         passage: Passage = nullcontext,
     ) -> T | Failure:
-        """The call's result, or its failure after the retry that the policy allows; each attempt
-        is made inside the passage."""
+        """The call's result, or its failure after the retry that the policy and the meter allow;
+        each attempt is booked, and made inside the passage."""
+        failed: UpstreamError | None = None
 
-        def booked() -> Awaitable[T]:
-            return self.meter.call(charge, call)
+        async def attempt() -> T:
+            nonlocal failed
+            try:
+                return await self._attempt(name, charge, call, passage)
+            except UpstreamError as error:
+                # A retry that is not covered is not made: what failed before it stands.
+                failed = failed if failed and isinstance(error, UncoveredError) else error
+                raise failed from failed.__cause__
 
-        return await RETRIES.outcome(
-            name, lambda: self._attempt(name, booked, passage), lambda: self.remaining_s
-        )
+        return await RETRIES.outcome(name, attempt, lambda: self.remaining_s)
 
-    async def _attempt(self, name: str, call: Callable[[], Awaitable[T]], passage: Passage) -> T:
+    async def _attempt(
+        self, name: str, charge: Charge, call: Callable[[], Awaitable[T]], passage: Passage
+    ) -> T:
         if self.remaining_s <= 0:
             raise _out_of_time(name, self.deadline_s)
+        once = partial(limited, name, call, self.timeout_s)
         try:
-            async with asyncio.timeout(self.remaining_s), passage():
-                return await limited(name, call, self.timeout_s)
+            async with asyncio.timeout(self.remaining_s):
+                return await self.meter.call(charge, once, passage, self.told)
         except TimeoutError as error:
             raise _out_of_time(name, self.deadline_s) from error
 
@@ -564,6 +591,7 @@ def _answer(
     candidates: tuple[ScoredCandidate, ...],
     scorer: ScorerInfo,
     tags: Mapping[str, str],
+    key_id: str | None,
 ) -> Answer:
     plan = _comparing(plan, scorer)
     selection = STRATEGIES[plan.strategy](candidates, plan)
@@ -584,6 +612,8 @@ def _answer(
         missing=missing,
         tags=tags,
         cost_usd=run.meter.cost_usd,
+        cost_bound_usd=run.meter.cost_bound_usd,
+        key_id=key_id,
     )
 
 
@@ -664,7 +694,7 @@ def _raise_if_unanswered(answer: Answer, run: _Run) -> None:
     raise NoCandidateError(detail, failures, answer.id)
 
 
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
     """Do the work even if cancelled meanwhile; the cancellation goes on when it is done."""
     working = asyncio.ensure_future(work)
     try:

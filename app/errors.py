@@ -4,8 +4,10 @@
     ├── ConfigurationError      start-up cannot go on; the message says what to set
     ├── DataError               a file of rows cannot be used; the message says which line
     ├── UpstreamError           a member or scorer failed; recorded as a Failure
+    │   └── UncoveredError          the call was not made: the budget does not cover it
     └── RequestError            the run cannot give what was asked; carries its HTTP status
         ├── InvalidRequestError     422  names the field
+        ├── MediaTypeError          415  the body is not plain JSON
         ├── UnauthorizedError       401  no key, or none that is good
         ├── ForbiddenError          403  the key lacks a scope
         ├── BudgetError             402  the key's budget does not cover the run
@@ -30,7 +32,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
-from app.domain import Failure, FailureKind
+from app.domain import Failure, FailureKind, Usage
 
 RETRYABLE: frozenset[FailureKind] = frozenset(
     {"timeout", "rate_limited", "overloaded", "unavailable"}
@@ -54,19 +56,35 @@ class UpstreamError(StarboardError):
 
     `message` is shown to clients, so it holds our own words and plain facts such as a status
     code, never the upstream's text. `retry_after_s` is what the upstream asked for, in seconds.
+    `usage` is what it was billed all the same: `NOTHING` where it is certain that nothing was, None
+    where nobody knows.
     """
 
     def __init__(
-        self, kind: FailureKind, message: str, *, retry_after_s: float | None = None
+        self,
+        kind: FailureKind,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.message = message
         self.retry_after_s = retry_after_s
+        self.usage = usage
 
     @property
     def retryable(self) -> bool:
         return self.kind in RETRYABLE
+
+
+class UncoveredError(UpstreamError):
+    """A call that was not made, because what is left of the run's budget does not cover it."""
+
+    def __init__(self, name: str) -> None:
+        message = f"{name}: what is reserved of the key's budget does not cover it"
+        super().__init__("refused_request", message)
 
 
 class RequestError(StarboardError):
@@ -90,6 +108,11 @@ class InvalidRequestError(RequestError):
     def __init__(self, field: str, detail: str) -> None:
         super().__init__(detail)
         self.field = field
+
+
+class MediaTypeError(RequestError):
+    status = 415
+    title = "Unsupported Media Type"
 
 
 class UnauthorizedError(RequestError):
@@ -147,8 +170,14 @@ class NoBoardError(RequestError):
 
 
 class StoreError(RequestError):
+    """`lost` if it was the connection that failed: the same work may do in a moment."""
+
     status = 503
     title = "The store does not answer"
+
+    def __init__(self, detail: str, *, lost: bool = False) -> None:
+        super().__init__(detail)
+        self.lost = lost
 
 
 class NoCandidateError(RequestError):

@@ -256,14 +256,14 @@ def open_base(
     own = adapter is not None and (adapter / "tokenizer_config.json").is_file()
     try:
         with quiet():
-            network = AutoModelForCausalLM.from_pretrained(
+            network = AutoModelForCausalLM.from_pretrained(  # nosec B615 # local_files_only
                 folder,
                 dtype=dtype,
                 quantization_config=quantized,
                 use_safetensors=True,
                 local_files_only=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(  # nosec B615 # local_files_only
                 adapter if own else folder, local_files_only=True
             )
     except (OSError, ValueError, RuntimeError) as error:

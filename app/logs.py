@@ -32,6 +32,7 @@ FIELDS = ("method", "path", "status", "duration_s")
 """What a record may carry besides its message."""
 
 _BEARER = re.compile(r"(?i)\b(bearer|x-api-key:?|api[_-]?key=|key=)\s*[\w.~+/=-]{6,}")
+_TOKEN = re.compile(r"\b(?:sk-|nvapi-|AIza)[\w-]{12,}")
 _REDACTED = "[redacted]"
 
 
@@ -58,7 +59,7 @@ class _Formatter(logging.Formatter):
     def redacted(self, text: str) -> str:
         for secret in self.secrets:
             text = text.replace(secret, _REDACTED)
-        return _BEARER.sub(rf"\1 {_REDACTED}", text)
+        return _TOKEN.sub(_REDACTED, _BEARER.sub(rf"\1 {_REDACTED}", text))
 
     def message(self, record: logging.LogRecord) -> str:
         return self.redacted(record.getMessage())
@@ -92,10 +93,14 @@ class JsonFormatter(_Formatter):
             "logger": record.name,
             "message": self.message(record),
             "request_id": request_id.get(),
-            **{name: getattr(record, name) for name in FIELDS if hasattr(record, name)},
+            **{name: self._field(record, name) for name in FIELDS if hasattr(record, name)},
             "error": self.error(record),
         }
         return json.dumps({name: value for name, value in entry.items() if value is not None})
+
+    def _field(self, record: logging.LogRecord, name: str) -> object:
+        value: object = getattr(record, name)
+        return self.redacted(value) if isinstance(value, str) else value
 
 
 def escaped(text: str) -> str:

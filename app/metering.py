@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
-from app.domain import FailureKind, Plan, Prompt, Usage
-from app.errors import BudgetError, UpstreamError
+from app.calls import calls_of
+from app.domain import NANO, NOTHING, Plan, Prompt, Usage
+from app.errors import BudgetError, UncoveredError, UpstreamError
+from app.fusion import bytes_around
 
-NANO = 10**9
-NOTHING = Usage(0, 0)
 # What a chat template may add to a message.
 TEMPLATE_TOKENS = 16
 # Of a reply that is still to come; a call that turns out longer is held to what is reserved.
 BYTES_PER_TOKEN = 8
-# Upstreams do not bill what they turned away. Any other call that brought nothing is taken to
-# have cost the most it could.
-UNBILLED: frozenset[FailureKind] = frozenset(
-    {"auth", "rate_limited", "overloaded", "refused_request", "unavailable"}
-)
+
+Passage = Callable[[], AbstractAsyncContextManager[None]]
+"""What a call goes through, and may have to wait for or be refused by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +50,13 @@ FREE = Price(0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class ScorerPrice:
-    """A scorer's price (None: not known), and the most tokens that one call adds to prompt and
-    reply (`input_tokens`) and writes (`output_tokens`)."""
+    """A scorer's price (None: not known), and the most tokens of one call: it makes up to `factor`
+    of each token of prompt and reply, adds `input_tokens` and writes `output_tokens`."""
 
     price: Price | None
     input_tokens: int = 0
     output_tokens: int = 0
+    factor: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class Charge:
     name: str
     price: Price | None
     most: Usage
+    of: Literal["member", "scorer"] = "member"
 
     def bound(self) -> int:
         """Nano-dollars. Raises `BudgetError` if the price is not known."""
@@ -98,21 +99,22 @@ class Tariff:
     def score(self, scorer: str, read: int) -> Charge:
         """A scorer's score of a prompt and a reply that are `read` tokens together."""
         rate = self.scorers.get(scorer, ScorerPrice(None))
-        return Charge(scorer, rate.price, Usage(read + rate.input_tokens, rate.output_tokens))
+        most = Usage(rate.factor * read + rate.input_tokens, rate.output_tokens)
+        return Charge(scorer, rate.price, most, "scorer")
 
     def quote(self, prompt: Prompt, plan: Plan, scorers: Sequence[str]) -> int:
         """The most a run costs, in nano-dollars, if no call has to be repeated; every scorer may
         be asked about every reply. Raises `BudgetError` if a price is not known."""
         read, written = prompt_tokens(prompt), prompt.max_tokens
-        of_reply = written * BYTES_PER_TOKEN
-        asked = [*(name for name in plan.members for _ in range(plan.samples)), *plan.reserves]
-        replies = [self.reply(name, read, written) for name in asked]
-        if plan.strategy == "fuse":
-            fused = read + plan.top_k * of_reply
-            replies.append(self.reply(plan.aggregator or plan.members[0], fused, written))
-        scores = [self.score(name, read + of_reply) for name in scorers] * len(replies)
-        hedged = 1 if plan.hedge_s is None else 2
-        return hedged * sum(c.bound() for c in replies) + sum(c.bound() for c in scores)
+        reply_bytes = written * BYTES_PER_TOKEN
+        calls = calls_of(plan)
+        replies = [self.reply(name, read, written) for name in calls.first]
+        if calls.aggregator:
+            task = TEMPLATE_TOKENS + bytes_around(plan.top_k) + plan.top_k * reply_bytes
+            replies.append(self.reply(calls.aggregator, read + task, written))
+        to_score = read + TEMPLATE_TOKENS + reply_bytes
+        scores = [self.score(name, to_score) for name in scorers] * len(replies)
+        return calls.each * sum(c.bound() for c in replies) + sum(c.bound() for c in scores)
 
     def quote_scores(self, prompt: Prompt, replies: Sequence[str], scorers: Sequence[str]) -> int:
         """As `quote`, for scores of replies that are there."""
@@ -130,6 +132,9 @@ class Billed(Protocol):
 
 T = TypeVar("T", bound=Billed)
 
+Booked = Callable[[Charge, int | None], None]
+"""Told of every call that is over what it cost, in nano-dollars; None if that is not known."""
+
 
 @dataclass
 class Meter:
@@ -141,6 +146,7 @@ class Meter:
     limit: int | None = None
     spent: int = 0
     known: bool = True
+    priced: bool = True
     _held: int = 0
 
     @property
@@ -149,32 +155,61 @@ class Meter:
         price or tokens are not known."""
         return self.spent / NANO if self.known else None
 
-    async def call(self, charge: Charge, call: Callable[[], Awaitable[T]]) -> T:
-        """The call, booked: by its tokens if it tells them, else at the most it could have cost.
+    @property
+    def cost_bound_usd(self) -> float | None:
+        """The most it can have cost; None if some call's price is not known."""
+        return self.spent / NANO if self.priced else None
 
-        Raises `UpstreamError` (refused_request) instead of making it if what is left of the limit
-        does not cover that.
+    async def call(
+        self,
+        charge: Charge,
+        call: Callable[[], Awaitable[T]],
+        passage: Passage = nullcontext,
+        booked: Booked | None = None,
+    ) -> T:
+        """The call, made inside the passage and booked: by its tokens if it or its error tells
+        them, else at the most it could have cost. What does not get through the passage costs
+        nothing.
+
+        Raises `UncoveredError` instead, the passage untouched, if what is left of the limit does
+        not cover the most it can cost.
         """
-        price = charge.price
-        bound = price.of(charge.most) if price else 0
+        bound = charge.price.of(charge.most) if charge.price else 0
         left = math.inf if self.limit is None else self.limit - self.spent - self._held
-        if bound > left or (price is None and self.limit is not None):
-            message = f"{charge.name}: what is reserved of the key's budget does not cover it"
-            raise UpstreamError("refused_request", message)
+        if bound > left or (charge.price is None and self.limit is not None):
+            raise UncoveredError(charge.name)
         self._held += bound
+        try:
+            async with passage():
+                return await self._book(charge, bound, call, booked)
+        finally:
+            self._held -= bound
+
+    async def _book(
+        self,
+        charge: Charge,
+        bound: int,
+        call: Callable[[], Awaitable[T]],
+        booked: Booked | None,
+    ) -> T:
+        price = charge.price
         billed: Usage | None = None
         try:
             result = await call()
             billed = result.usage
             return result
         except UpstreamError as error:
-            billed = NOTHING if error.kind in UNBILLED else None
+            billed = error.usage
             raise
         finally:
-            self._held -= bound
-            self.spent += price.of(billed) if price and billed else bound
             # Of a free call there is nothing left to be known.
-            self.known &= price is not None and (price.free or billed is not None)
+            billed = NOTHING if billed is None and price and price.free else billed
+            cost = price.of(billed) if price and billed else None
+            self.spent += bound if cost is None else cost
+            self.known &= cost is not None
+            self.priced &= price is not None
+            if booked:
+                booked(charge, cost)
 
 
 def prompt_tokens(prompt: Prompt) -> int:

@@ -145,7 +145,7 @@ def _from_gguf(model: ModelName, cache: Path) -> Path:
 
     source = model_path(model, cache)
     options = {"gguf_file": source.name, "local_files_only": True}
-    read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)
+    read = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **options)  # nosec B615 # local_files_only
     # What was read from GGUF refuses to be saved or trained; a model built anew does not.
     del read.config.quantization_config
     made = AutoModelForCausalLM.from_config(read.config, dtype=torch.float32)
@@ -154,7 +154,8 @@ def _from_gguf(model: ModelName, cache: Path) -> Path:
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
     try:
         made.save_pretrained(partial)
-        AutoTokenizer.from_pretrained(source.parent, **options).save_pretrained(partial)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, **options)  # nosec B615 # local_files_only
+        tokenizer.save_pretrained(partial)
         origin = {"model": model, "gguf_sha256": file.sha256}
         (partial / "origin.json").write_text(json.dumps(origin), encoding="utf-8")
         partial.rename(target)

@@ -1,4 +1,4 @@
-"""How long answers are kept."""
+"""What is dropped in time: old answers, and records of runs that are long over."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from app.errors import StoreError
 from app.store import AnswerStore, Filter
+from app.store.idempotency import Idempotency
+from app.store.keys import Keys
 
 log = logging.getLogger("starboard")
 
@@ -17,23 +19,31 @@ EVERY_S = 86_400.0
 
 
 @asynccontextmanager
-async def keeping(store: AnswerStore, days: float | None) -> AsyncIterator[None]:
-    """Answers older than that are erased in the background, at once and then daily; None keeps
-    them all. What fails is tried again the next day."""
-    erasing = asyncio.create_task(_erase_daily(store, timedelta(days=days))) if days else None
+async def keeping(
+    store: AnswerStore, keys: Keys, idempotency: Idempotency, days: float | None
+) -> AsyncIterator[None]:
+    """Drops in the background, at once and then daily, what has had its time: answers older than
+    `days` (None keeps them all), leases of killed processes, records of Idempotency-Keys. What
+    fails is tried again the next day. Every process does it; what one has dropped is gone."""
+    dropping = asyncio.create_task(_drop_daily(store, keys, idempotency, days))
     try:
         yield
     finally:
-        if erasing:
-            erasing.cancel()
-            await asyncio.gather(erasing, return_exceptions=True)
+        dropping.cancel()
+        await asyncio.gather(dropping, return_exceptions=True)
 
 
-async def _erase_daily(store: AnswerStore, age: timedelta) -> None:
+async def _drop_daily(
+    store: AnswerStore, keys: Keys, idempotency: Idempotency, days: float | None
+) -> None:
     while True:
         try:
-            if erased := await store.erase_all(Filter(until=datetime.now(UTC) - age)):
-                log.info("retention: %d answers erased that were older than %s", erased, age)
+            await keys.forget()
+            await idempotency.forget()
+            if days is not None:
+                age = timedelta(days=days)
+                if erased := await store.erase_all(Filter(until=datetime.now(UTC) - age)):
+                    log.info("retention: %d answers erased that were older than %s", erased, age)
         except StoreError as error:
-            log.warning("retention: %s; old answers are still there", error.detail)
+            log.warning("retention: %s; what is old is still there", error.detail)
         await asyncio.sleep(EVERY_S)

@@ -504,10 +504,7 @@ class Settings(BaseSettings):
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine can reach the service."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     def price(self, name: str, model: str) -> PriceSpec | None:
         """The row of a member or scorer, else of its model."""
@@ -640,6 +637,14 @@ class _NamedScorers(PydanticBaseSettingsSource):
         by_kind = {row.get("kind"): row for row in tables if isinstance(row, Mapping)}
         kinds = [kind.strip() for kind in named.split(",")]
         return {"scorer": [by_kind.get(kind, {"kind": kind}) for kind in kinds]}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address means this machine, and cannot be made to mean another."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _key_of(variable: str | None) -> SecretStr | None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, assert_never
 
 import httpx2
 
+from app.circuits import open_circuits
 from app.ensemble import AnswerSink, Ensemble, Watch
 from app.errors import ConfigurationError
 from app.gates import Gate
-from app.metering import FREE, Price, ScorerPrice, Tariff
+from app.metering import FREE, Booked, Price, ScorerPrice, Tariff
 from app.providers import Provider
 from app.providers.http import open_http
 from app.scorers import Scorer
@@ -45,6 +46,7 @@ from app.settings import (
 )
 from app.standing import Standing, open_standing
 from app.store import AnswerStore
+from app.store.circuits import Circuits
 from app.store.idempotency import Idempotency
 from app.store.keys import Keys
 from app.traces import TracedProvider, TracedScorer, TracedStore, open_traces
@@ -68,9 +70,11 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Services]:
+async def open_services(
+    settings: Settings, *watches: Watch, booked: Booked | None = None
+) -> AsyncIterator[Services]:
     """Open everything the settings name; raises `ConfigurationError` that says what to set. The
-    watches are set on every run."""
+    watches are set on every run, and `booked` is told of every call."""
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(AnswerStore.open(settings.database_url))
         http = open_http()
@@ -98,6 +102,8 @@ async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Se
         standing = await stack.enter_async_context(
             open_standing(store, tuple(members), by_wins=by_wins, minimum=settings.standing_min)
         )
+        gates = {s.name: _gate(s, settings) for s in settings.seats if s.name in members}
+        await stack.enter_async_context(open_circuits(Circuits(store.engine), gates.values()))
         ensemble = Ensemble(
             board,
             _ladder(scorers),
@@ -106,8 +112,9 @@ async def open_services(settings: Settings, *watches: Watch) -> AsyncIterator[Se
             standing,
             _tariff(settings, scorers),
             settings.max_calls,
-            gates={s.name: _gate(s, settings) for s in settings.seats if s.name in members},
+            gates=gates,
             watches=watches,
+            booked=booked,
         )
         keys, idempotency = Keys(store.engine), Idempotency(store.engine)
         yield Services(settings, settings.seats, ensemble, store, standing, keys, idempotency)
@@ -357,10 +364,16 @@ def _scorer_price(
 ) -> ScorerPrice:
     match spec:
         case JudgeScorerSpec():
-            from app.scorers.judge import RUBRIC_TOKENS
+            from app.scorers.judge import ESCAPE_FACTOR, RUBRIC_TOKENS
 
-            return ScorerPrice(members.get(spec.member or ""), RUBRIC_TOKENS, spec.max_tokens)
-        case NvidiaScorerSpec() | RemoteScorerSpec():
+            price = members.get(spec.member or "")
+            return ScorerPrice(price, RUBRIC_TOKENS, spec.max_tokens, ESCAPE_FACTOR)
+        case NvidiaScorerSpec():
+            from app.scorers.nvidia import OUTPUT_TOKENS
+
+            price = _listed(settings, spec.kind, spec.model)
+            return ScorerPrice(price, output_tokens=OUTPUT_TOKENS)
+        case RemoteScorerSpec():
             return ScorerPrice(_listed(settings, spec.kind, spec.model))
         case LocalScorerSpec() | EmbeddedScorerSpec() | ScriptedScorerSpec():
             return ScorerPrice(FREE)

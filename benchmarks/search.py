@@ -3,7 +3,8 @@
     python benchmarks/search.py [--answers 200000] [--url postgresql+asyncpg://...]
 
 Answers are made up: three members, questions and replies of words drawn as languages draw them
-(few words are in most texts, most words in few), ten thousand users as tags. They are written in
+(few words are in most texts, most words in few), ten thousand users as tags, and two tags that all
+have; one in a thousand is of another strategy and has another member. They are written in
 batches, straight into the tables; what storing costs is measured with `AnswerStore.save`, in turn
 beside 1,000 answers in another database and beside all of them, so that whatever else the machine
 does slows both alike. Without a URL: SQLite, in a folder that is deleted afterwards. A database
@@ -47,6 +48,8 @@ from app.store import AnswerStore, Filter, rows, schema
 from app.store.search import document_of, indexed, new_number
 
 MEMBERS = ("claude", "gemma", "mistral")
+RARE = "qwen"  # in gemma's place in one answer of 1,000
+EVERYBODY = ("app", "chat")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 APART = timedelta(minutes=2)  # 200,000 answers are some nine months
 BATCH = 1000
@@ -113,23 +116,31 @@ def searches(draw: random.Random, count: int) -> Iterator[tuple[str, Callable[[]
     def words(*ranks: tuple[int, int]) -> str:
         return " ".join(word(draw.randint(*between)) for between in ranks)
 
+    def a_user() -> tuple[str, str]:
+        return "user", f"u{draw.randrange(USERS)}"
+
     middle = START + count // 2 * APART
     yield "newest", Filter
     yield "a frequent word", lambda: Filter(q=words((0, 20)))
     yield "a word now and then", lambda: Filter(q=words((500, 2000)))
     yield "a rare word", lambda: Filter(q=words((20_000, WORDS - 1)))
-    yield "a word that is nowhere", lambda: Filter(q=f"nowhere{draw.random()}"[2:])
+    yield "a word that is nowhere", lambda: Filter(q=f"nowhere{draw.randrange(10**9)}")
     yield "two frequent words", lambda: Filter(q=words((0, 20), (0, 20)))
     yield "a frequent and a rare word", lambda: Filter(q=words((0, 20), (5000, 20_000)))
     yield "a phrase", lambda: Filter(q=f'"{words((0, 20), (0, 20))}"')
     yield "member", lambda: Filter(member=draw.choice(MEMBERS))
     yield "quality, 1 in 50", lambda: Filter(quality="degraded")
+    yield "strategy, 1 in 1,000", lambda: Filter(strategy="fuse")
     yield "with feedback, 1 in 100", lambda: Filter(feedback=True)
-    yield "one user", lambda: Filter(tags=[("user", f"u{draw.randrange(USERS)}")])
-    yield (
-        "one user, a frequent word",
-        lambda: Filter(tags=[("user", f"u{draw.randrange(USERS)}")], q=words((0, 20))),
-    )
+    yield "one user", lambda: Filter(tags=[a_user()])
+    yield "one user, a frequent word", lambda: Filter(tags=[a_user()], q=words((0, 20)))
+    yield "two tags, the rare one first", lambda: Filter(tags=[a_user(), EVERYBODY])
+    yield "two tags, the rare one last", lambda: Filter(tags=[EVERYBODY, a_user()])
+    yield "two tags, one nowhere", lambda: Filter(tags=[("user", "nobody"), EVERYBODY])
+    yield "two frequent tags", lambda: Filter(tags=[EVERYBODY, ("language", "en")])
+    yield "one user, member", lambda: Filter(tags=[a_user()], member=draw.choice(MEMBERS))
+    yield "rare member, a frequent word", lambda: Filter(member=RARE, q=words((0, 20)))
+    yield "rare strategy, a frequent word", lambda: Filter(strategy="fuse", q=words((0, 20)))
     yield "member, a word now and then", lambda: Filter(member="gemma", q=words((500, 2000)))
     yield "feedback, a frequent word", lambda: Filter(feedback=True, q=words((0, 20)))
     yield "the older half", lambda: Filter(until=middle)
@@ -203,26 +214,30 @@ def answers(draw: random.Random) -> Iterator[Answer]:
 
 def _answer(number: int, question: str, replies: list[str], draw: random.Random) -> Answer:
     id_ = f"ans_{number}"
+    odd = number % 1000 == 7
+    members = ("claude", RARE, "mistral") if odd else MEMBERS
     candidates = tuple(
         ScoredCandidate(
             Candidate(f"{id_}_{m}", m, f"{m}-1", Completion(reply, "stop", m, Usage(20, 99)), 1.0),
             Score(Attributes(*(draw.uniform(0, 4) for _ in range(5)))),
             draw.uniform(-1, 6),
         )
-        for m, reply in zip(MEMBERS, replies, strict=True)
+        for m, reply in zip(members, replies, strict=True)
     )
     ranking = tuple(c.candidate.id for c in sorted(candidates, key=lambda c: -(c.reward or 0)))
     return Answer(
         id=id_,
         created=START + number * APART,
         prompt=Prompt((Message("user", question),)),
-        plan=Plan(MEMBERS),
+        plan=Plan(members),
         candidates=candidates,
-        selection=Selection(ranking[0], ranking, "best_of_n", "highest reward of 3"),
+        selection=Selection(
+            ranking[0], ranking, "fuse" if odd else "best_of_n", "highest reward of 3"
+        ),
         scorer=ScorerInfo("nvidia", "nemotron", "helpsteer", 0.1),
         timings=Timings(1.5, 1.2, 0.3, 0.0),
         quality="degraded" if number % 50 == 0 else "full",
-        tags={"user": f"u{draw.randrange(USERS)}"},
+        tags={"user": f"u{draw.randrange(USERS)}", "app": "chat", "language": "en"},
     )
 
 

@@ -13,7 +13,7 @@ import stamina
 
 from app.providers.http import open_http
 from app.settings import Settings
-from tests import matrix
+from tests import cases, matrix
 
 VENDOR_PREFIXES = ("ANTHROPIC_", "GEMINI_", "GOOGLE_", "MISTRAL_", "NVIDIA_", "OTEL_", "STARBOARD_")
 MODEL_NAMES = ("CLAUDE_MODEL", "GEMMA_MODEL", "REWARD_MODEL")
@@ -59,6 +59,10 @@ def database_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def scripted(database_url: str) -> Settings:
+    return scripted_board(database_url)
+
+
+def scripted_board(database_url: str) -> Settings:
     """A board of three canned members, b the best."""
     return settings(
         database_url=database_url,
@@ -76,3 +80,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if lines := matrix.lines()[1:] and matrix.lines():
         terminalreporter.section("faults met by the whole service")
         terminalreporter.write("\n".join(lines) + "\n")
+    if cases.lines:
+        terminalreporter.section("cases put to the API")
+        terminalreporter.write("\n".join(cases.lines) + "\n")

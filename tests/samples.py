@@ -135,6 +135,8 @@ def answer(id_: str = "ans_1") -> Answer:
         quality="degraded",
         missing=("gemma", "nvidia"),
         tags={"user": "u1"},
+        cost_bound_usd=0.25,
+        key_id="key_1",
     )
 
 

@@ -34,6 +34,18 @@ async def serve(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
         await serving
 
 
+async def exchange(client: httpx2.AsyncClient, sent: bytes) -> bytes:
+    """All that the server says to these bytes until it closes the connection: for what no HTTP
+    client would send."""
+    reader, writer = await asyncio.open_connection(client.base_url.host, client.base_url.port)
+    try:
+        writer.write(sent)
+        async with asyncio.timeout(30):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
 def wait_for(condition: Callable[[], object], limit_s: float = 30) -> None:
     until = time.monotonic() + limit_s
     while not condition():

@@ -109,10 +109,36 @@ def test_answers_are_erased_by_tag() -> None:
 
 
 @pytest.mark.usefixtures("board")
+def test_answers_are_exported_and_erased_by_the_key_that_asked() -> None:
+    keys = [json.loads(run("keys", "create", name, "--json")) for name in ("one", "two")]
+
+    async def save() -> None:
+        async with AnswerStore.open("sqlite+aiosqlite:///answers.db") as store:
+            for number in range(3):
+                one = competition(number, scored("a", 1.0), minute=number)
+                winner = replace(one.selection, winner=f"comp_{number}_0")
+                await store.save(replace(one, selection=winner, key_id=keys[number % 2]["id"]))
+
+    def exported(*options: str) -> list[str]:
+        rows = map(json.loads, run("export", *options).splitlines())
+        return [row["provenance"]["answer"] for row in rows]
+
+    asyncio.run(save())
+    assert exported("--key", keys[0]["prefix"]) == ["comp_0", "comp_2"]
+    run("keys", "revoke", keys[0]["id"])
+    result = CliRunner().invoke(app, ["erase", "--key", keys[0]["id"]])
+    assert "2 answers erased" in result.stderr
+    assert exported() == exported("--key", keys[1]["id"]) == ["comp_1"]
+
+
+@pytest.mark.usefixtures("board")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ((), "say which answers"),
+        (("ans_1", "--key", "key_1"), "say which answers"),
+        (("--key", "key_none"), "there is no key key_none"),
+        (("--key", "", "--tag", "a=b"), "there is no key"),
         (("ans_1", "--tag", "a=b"), "say which answers"),
         (("--tag", "user"), "--tag user=u1"),
         (("ans_1",), "there is no answer ans_1"),

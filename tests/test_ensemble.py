@@ -33,6 +33,7 @@ from app.errors import (
     NoCandidateError,
     UpstreamError,
 )
+from app.metering import FREE, Meter, Price, ScorerPrice, Tariff
 from app.providers.scripted import ScriptedProvider
 from app.scorers.ladder import Ladder
 from app.scorers.scripted import ScriptedScorer
@@ -395,6 +396,101 @@ async def test_what_cannot_be_run_is_refused(
 ) -> None:
     with pytest.raises(error):
         await ensemble().answer(prompt(), asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "place"),
+    [
+        (Plan(("a", "b"), strategy="cascade", threshold=9.0, order=("b",) * 3), "plan.order"),
+        (Plan(("a",), strategy="cascade", threshold=9.0, order=("a", "b")), "plan.order"),
+        (Plan(("a",), reserves=("b", "b")), "plan.reserves"),
+        (Plan(("a", "b"), samples=4), "plan"),
+        (Plan(("a", "b"), samples=2, hedge_s=1.0), "plan"),
+        (Plan(("a", "b"), samples=3, strategy="fuse"), "plan"),
+        (Plan(("a", "b"), samples=3, reserves=("a",)), "plan"),
+    ],
+)
+async def test_no_way_leads_past_the_cap_on_calls(asked: Plan, place: str) -> None:
+    members = Troubled("a", []), Troubled("b", [])
+    with pytest.raises(InvalidRequestError) as caught:
+        await board(*members, max_calls=6).answer(prompt(), asked)
+    assert caught.value.field == place
+    assert [member.calls for member in members] == [0, 0]
+
+
+CENT = Price(0.01, 0.02)  # 10 and 20 nano-dollars a token
+
+
+@dataclass
+class Wordy:
+    """As long a reply as a quote counts on, which nobody says the tokens of."""
+
+    name: str
+    delay_s: float = 0.0
+    model: str = "wordy"
+    error: UpstreamError | None = None
+
+    async def complete(self, prompt: Prompt) -> Completion:
+        await asyncio.sleep(self.delay_s)
+        if self.error:
+            raise self.error
+        return Completion("x" * (8 * prompt.max_tokens), "stop", self.model)
+
+    async def ping(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("member_price", [CENT, FREE])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Plan(("a", "b")),
+        Plan(("a", "b"), samples=2, strategy="majority_vote"),
+        Plan(("a", "b"), strategy="single"),
+        Plan(("broken", "b"), strategy="single", reserves=("a",)),
+        Plan(("a", "b"), samples=2, strategy="cascade", threshold=99.0),
+        Plan(("a", "b"), strategy="first_good", threshold=99.0),
+        Plan(("a", "b", "c"), strategy="fuse"),
+        Plan(("a", "b", "c"), strategy="fuse", top_k=2, aggregator="b", samples=4),
+        Plan(("a", "broken"), reserves=("b",)),
+        Plan(("slow", "b"), hedge_s=0.01),
+    ],
+    ids=lambda asked: f"{asked.strategy}-{'-'.join(asked.members)}",
+)
+async def test_a_quote_covers_every_call_of_its_plan(asked: Plan, member_price: Price) -> None:
+    broken = Wordy("broken", error=UpstreamError("bad_reply", "no"))
+    members = [Wordy("a"), Wordy("b"), Wordy("c"), Wordy("slow", delay_s=0.1), broken]
+    tariff = Tariff(
+        {member.name: member_price for member in members},
+        {"five": ScorerPrice(CENT, 100, 50, factor=2)},
+    )
+    ensemble = Ensemble(
+        {member.name: member for member in members},
+        Ladder.of(FiveScorer()),
+        Memory(),
+        tariff=tariff,
+    )
+    quote = ensemble.quote(prompt(), asked)
+    meter = Meter(quote)
+    answer = await ensemble.answer(prompt(), asked, meter=meter)
+    outcomes = [c.candidate.outcome for c in answer.candidates]
+    kinds = {outcome.kind for outcome in outcomes if isinstance(outcome, Failure)}
+    assert kinds <= {"bad_reply"}
+    assert all(c.reward is not None for c in answer.candidates if c.score is not None)
+    assert (asked.strategy == "fuse") == ("(fusion)" in members_of(answer)[-1])
+    assert 0 < meter.spent <= quote
+    if member_price.free and asked.strategy != "single":
+        assert "broken" in asked.members or meter.spent == quote
+
+
+async def test_a_retry_that_is_not_covered_leaves_the_first_failure(at_once: None) -> None:
+    slow = Troubled("slow", [], delay_s=30)
+    ensemble = board(slow, timeout_s=0.05, tariff=Tariff({"slow": CENT}))
+    meter = Meter(ensemble.tariff.quote(prompt(), plan("slow"), []))
+    with pytest.raises(NoCandidateError) as caught:
+        await ensemble.answer(prompt(), plan("slow"), meter=meter)
+    assert caught.value.failures["slow"] == Failure("timeout", "slow: no reply in 0.05 s", True)
+    assert (slow.calls, meter.spent) == (1, meter.limit)
 
 
 def _member(event: Event) -> str:

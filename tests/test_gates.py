@@ -6,8 +6,9 @@ import pytest
 
 from app.api import create_app
 from app.domain import Answer, Failure
-from app.errors import UpstreamError
+from app.errors import NoCandidateError, UpstreamError
 from app.gates import Gate
+from app.metering import Meter, Price, Tariff
 from app.providers.scripted import ScriptedProvider
 from tests.conftest import settings
 from tests.fakes.mistral import MistralFake
@@ -130,6 +131,16 @@ async def test_an_open_circuit_costs_the_board_no_call_and_no_wait(at_once: None
     )
     assert bad.calls == 2
     assert second.winner is not None
+
+
+async def test_a_call_that_the_budget_does_not_cover_says_nothing_of_the_member() -> None:
+    gate = Gate("m", opens_after=1, cool_down_s=0)
+    await fail(gate)
+    member = Troubled("m", [])
+    ensemble = board(member, gates={"m": gate}, tariff=Tariff({"m": Price(1, 1)}))
+    with pytest.raises(NoCandidateError):
+        await ensemble.answer(prompt(), plan_of("m"), meter=Meter(limit=0))
+    assert (member.calls, state(gate)) == (0, "open")
 
 
 async def test_a_member_that_hangs_opens_the_circuit_a_short_deadline_does_not(

@@ -57,7 +57,7 @@ async def test_a_request_has_one_line_with_its_id_and_no_prompt(
 ) -> None:
     async with serve(create_app(scripted)) as client:
         body = {"prompt": "A word that nobody logs: xyzzy"}
-        reply = await client.post("/answer?key=abc123secret", json=body)
+        reply = await client.post("/answer?note=abc123secret", json=body)
     (line,) = [json.loads(line) for line in lines if "starboard.access" in line]
     assert line.pop("duration_s") > 0
     assert line.pop("time").endswith("Z")
@@ -129,6 +129,13 @@ async def test_nobody_writes_a_line_or_turns_the_text(
         await client.get(f"/{quote(nasty)}")
     (line,) = [line for line in lines if "starboard.access" in line]
     assert line.isprintable()
+
+
+async def test_no_path_makes_a_long_line(scripted: Settings, lines: list[str]) -> None:
+    async with serve(create_app(scripted)) as client:
+        await client.get("/" + "a" * 30_000)
+    (line,) = [line for line in lines if "starboard.access" in line]
+    assert len(line) < 1000
 
 
 def test_keys_are_left_out_wherever_they_stand() -> None:

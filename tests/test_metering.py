@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
-from app.domain import Completion, FailureKind, Message, Plan, Prompt, Usage
-from app.errors import BudgetError, UpstreamError
+from app.calls import calls_of
+from app.domain import NOTHING, Completion, Message, Plan, Prompt, Usage
+from app.errors import BudgetError, UncoveredError, UpstreamError
+from app.fusion import fusion_prompt
 from app.metering import FREE, Charge, Meter, Price, ScorerPrice, Tariff, prompt_tokens
 
 CENT = Price(0.01, 0.02)  # 10 and 20 nano-dollars a token
@@ -52,17 +56,47 @@ async def test_a_call_is_booked_by_its_tokens_or_at_its_most() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "nano"), [("overloaded", 0), ("auth", 0), ("timeout", 300), ("bad_reply", 300)]
+    ("usage", "nano", "cost_usd"), [(NOTHING, 0, 0), (Usage(3, 1), 50, 50e-9), (None, 300, None)]
 )
-async def test_what_an_upstream_turned_away_costs_nothing(kind: FailureKind, nano: int) -> None:
+async def test_a_failure_costs_what_it_says_or_the_most_it_can(
+    usage: Usage | None, nano: int, cost_usd: float | None
+) -> None:
     async def failing() -> Completion:
-        raise UpstreamError(kind, "a: no")
+        raise UpstreamError("unavailable", "a: no", usage=usage)
 
     meter = Meter()
     with pytest.raises(UpstreamError):
         await meter.call(charge(), failing)
-    assert meter.spent == nano
-    assert meter.cost_usd == (0 if nano == 0 else None)
+    assert (meter.spent, meter.cost_usd) == (nano, cost_usd)
+
+
+async def test_what_is_not_let_through_costs_nothing() -> None:
+    @asynccontextmanager
+    async def shut() -> AsyncIterator[None]:
+        await asyncio.sleep(9)
+        yield
+
+    meter = Meter(limit=300)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await meter.call(charge(), done, shut)
+    assert (meter.spent, meter.cost_usd) == (0, 0)
+    await meter.call(charge(), done)  # and holds nothing
+
+
+async def test_what_is_not_covered_does_not_come_to_the_passage() -> None:
+    passed: list[str] = []
+
+    @asynccontextmanager
+    async def passage() -> AsyncIterator[None]:
+        passed.append("in")
+        yield
+
+    with pytest.raises(UncoveredError):
+        await Meter(limit=299).call(charge(), done, passage)
+    assert passed == []
+    await Meter(limit=300).call(charge(), done, passage)
+    assert passed == ["in"]
 
 
 async def test_a_cancelled_call_counts_as_the_most_it_could_cost() -> None:
@@ -101,6 +135,31 @@ async def test_an_unknown_price_is_never_taken_for_nothing() -> None:
     assert free.cost_usd == 0
 
 
+async def test_the_most_it_can_have_cost_is_known_if_every_price_is() -> None:
+    meter = Meter()
+    await meter.call(charge(), done)
+    assert meter.cost_bound_usd == meter.cost_usd == 50e-9
+    await meter.call(charge(), told_nothing)
+    assert meter.cost_bound_usd == 350e-9
+    assert meter.cost_usd is None
+    await meter.call(charge(None), done)
+    assert meter.cost_bound_usd is None
+
+
+async def test_who_listens_is_told_of_every_call_and_of_none_that_was_not_made() -> None:
+    told: list[tuple[str, int | None]] = []
+
+    def booked(charge: Charge, cost: int | None) -> None:
+        told.append((charge.name, cost))
+
+    meter = Meter()
+    for price, call in ((CENT, done), (CENT, told_nothing), (None, done), (FREE, told_nothing)):
+        await meter.call(charge(price), call, booked=booked)
+    with pytest.raises(UpstreamError):
+        await Meter(limit=0).call(charge(), done, booked=booked)
+    assert told == [("a", 50), ("a", None), ("a", None), ("a", 0)]
+
+
 @pytest.mark.parametrize(
     ("plan", "nano"),
     [
@@ -108,18 +167,43 @@ async def test_an_unknown_price_is_never_taken_for_nothing() -> None:
         (Plan(("a", "free"), samples=3), 3 * 460),
         (Plan(("free",), reserves=("a",)), 460),
         (Plan(("a",), hedge_s=1.0), 2 * 460),
-        (Plan(("free",), strategy="fuse", top_k=2, aggregator="a"), (26 + 2 * 80) * 10 + 200),
+        (Plan(("a", "free"), strategy="single", samples=3), 460),
+        (Plan(("a",), strategy="cascade", samples=3), 3 * 460),
+        (Plan(("a", "free"), strategy="cascade", order=("free",), reserves=("a",)), 0),
     ],
 )
 def test_a_quote_counts_every_call_of_a_plan(plan: Plan, nano: int) -> None:
     assert Tariff({"a": CENT, "free": FREE}).quote(PROMPT, plan, []) == nano
 
 
+def test_a_quote_of_a_fusion_reads_what_the_aggregator_reads() -> None:
+    plan = Plan(("free",), strategy="fuse", top_k=2, aggregator="a")
+    read = prompt_tokens(fusion_prompt(PROMPT, ["x" * 80] * 2))
+    assert Tariff({"a": CENT, "free": FREE}).quote(PROMPT, plan, []) == read * 10 + 10 * 20
+
+
 def test_a_quote_counts_every_scorer_of_every_reply() -> None:
-    tariff = Tariff({"free": FREE}, {"judge": ScorerPrice(CENT, 100, 50), "own": ScorerPrice(FREE)})
+    judge = ScorerPrice(CENT, 100, 50, factor=2)
+    tariff = Tariff({"free": FREE}, {"judge": judge, "own": ScorerPrice(FREE)})
     plan = Plan(("free",), samples=2)
-    assert tariff.quote(PROMPT, plan, ["judge", "own"]) == 2 * ((26 + 80 + 100) * 10 + 50 * 20)
-    assert tariff.quote_scores(PROMPT, ["ab"], ["judge"]) == (26 + 18 + 100) * 10 + 50 * 20
+    scores = tariff.quote_scores(PROMPT, ["x" * 80], ["judge"])
+    assert scores == (2 * (26 + 80 + 16) + 100) * 10 + 50 * 20
+    assert tariff.quote(PROMPT, plan, ["judge", "own"]) == 2 * scores
+
+
+@pytest.mark.parametrize(
+    ("plan", "most"),
+    [
+        (Plan(("a", "b"), samples=3, reserves=("c", "d")), 8),
+        (Plan(("a", "b"), samples=3, reserves=("c",), strategy="single"), 3),
+        (Plan(("a", "b"), samples=3, reserves=("c",), strategy="cascade"), 6),
+        (Plan(("a", "b"), samples=3, strategy="cascade", order=("b",)), 3),
+        (Plan(("a", "b"), samples=3, strategy="fuse"), 7),
+        (Plan(("a", "b"), samples=3, strategy="fuse", hedge_s=1.0), 14),
+    ],
+)
+def test_the_most_calls_of_a_plan(plan: Plan, most: int) -> None:
+    assert calls_of(plan).most == most
 
 
 def test_a_quote_needs_every_price() -> None:

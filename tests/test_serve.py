@@ -28,6 +28,23 @@ delay_s = 2.5
 kind = "scripted"
 rewards = {"first" = 2.0}
 """
+UNREACHABLE = """
+database_url = "sqlite+aiosqlite:///answers.db"
+board = ["a", "b"]
+self_check = false
+[members.a]
+provider = "openai_compatible"
+base_url = "http://127.0.0.1:9/v1"
+model = "m"
+[members.b]
+provider = "scripted"
+reply = "second"
+[breaker]
+failures = 1
+cool_down_s = 600
+[scorer]
+kind = "embedded"
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +84,19 @@ def test_workers_share_the_port_and_the_metrics_and_drain_together() -> None:
         assert server.wait(20) == 0
     pids = {line for line in Path("serve.log").read_text().splitlines() if "Started server" in line}
     assert len(pids) == 2
+
+
+def test_workers_share_the_circuits_and_whichever_is_scraped_tells_those_of_all() -> None:
+    Path("starboard.toml").write_text(UNREACHABLE)
+    with serving("--workers", "2") as (_, url):
+        wait_for(lambda: told(url, circuits("closed")) == 2)
+        assert httpx2.post(f"{url}/answer", json={"prompt": "Which?"}).status_code == 200
+        wait_for(lambda: told(url, circuits("open")) == 2)
+        assert told(url, circuits("closed")) == 0
+
+
+def circuits(state: str) -> str:
+    return f'starboard_member_circuits{{member="a",state="{state}"}}'
 
 
 def told(url: str, sample: str) -> float:

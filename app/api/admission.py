@@ -7,19 +7,20 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Header, Request
 from pydantic import BaseModel
 
 from app.domain import Answer, Listener, Plan, Prompt
-from app.ensemble import STORE_GRACE_S
-from app.errors import InProgressError, InvalidRequestError, StoreError
+from app.ensemble import STORE_GRACE_S, to_the_end
+from app.errors import InProgressError, InvalidRequestError, RequestError, StoreError
 from app.metering import Meter
 from app.store.idempotency import Claim
 from app.store.keys import ApiKey
+from app.store.transactions import patiently
 from app.wiring import Services
 
 log = logging.getLogger("starboard")
@@ -27,6 +28,8 @@ log = logging.getLogger("starboard")
 # A lease outlives its run, so that its room in the budget is not given away while money is spent.
 MARGIN_S = 5.0
 POLL_S = 0.1
+
+T = TypeVar("T")
 
 IdempotencyKey = Annotated[
     str | None,
@@ -54,14 +57,14 @@ async def admitted(
         yield Meter()
         return
     reserve = 0 if caller.budget is None else quote()
-    lease = await live.keys.admit(caller.id, reserve, _lease_s(deadline_s))
+    admitting = live.keys.admit(caller.id, reserve, _lease_s(deadline_s))
+    lease = await _or_undone(admitting, lambda lease: live.keys.settle(lease, 0))
     meter = Meter(None if caller.budget is None else reserve)
     try:
         yield meter
     finally:
-        booking = live.keys.settle(lease, meter.spent)
-        said = f"{lease.key_id}: {meter.spent} nano-dollars are not booked"
-        await asyncio.shield(_or_logged(booking, said))
+        said = f"{lease.key_id}: {meter.spent} nano-dollars of {lease.id} are not booked"
+        await to_the_end(_or_logged(lambda: live.keys.settle(lease, meter.spent), said))
 
 
 def run_for(
@@ -74,20 +77,35 @@ def run_for(
     id_: str,
 ) -> Callable[..., Coroutine[Any, Any, Answer]]:
     """A run of the board within the caller's limits, to be called with a listener or without."""
-    ensemble = live.ensemble
+    ensemble, key_id = live.ensemble, caller.id if caller else None
 
     async def run(listener: Listener | None = None) -> Answer:
+        ensemble.check(plan)  # before it counts: what cannot be is not held against the key
         quote = partial(ensemble.quote, prompt, plan)
         async with admitted(live, caller, quote, plan.deadline_s) as meter:
-            return await ensemble.answer(prompt, plan, listener, tags=tags, meter=meter, id_=id_)
+            return await ensemble.answer(
+                prompt, plan, listener, tags=tags, key_id=key_id, meter=meter, id_=id_
+            )
 
     return run
 
 
-async def _or_logged(work: Awaitable[None], said: str) -> None:
+async def _or_undone(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]]) -> T:
+    """The result of the work; if cancelled meanwhile, it is done to its end and then undone: what
+    the database has taken by then would else be held until its lease ends."""
+    working = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        with suppress(RequestError):
+            await undo(await working)
+        raise
+
+
+async def _or_logged(work: Callable[[], Awaitable[None]], said: str) -> None:
     """What must not take an answer away that is there; its lease ends by itself."""
     try:
-        await work
+        await patiently(lambda _: work())
     except StoreError:
         log.error("%s: the database failed", said)
 
@@ -98,11 +116,13 @@ async def once(
     key: str | None,
     run: Callable[[], Awaitable[Answer]],
     *,
+    id_: str,
     request: Request,
     body: BaseModel,
     deadline_s: float,
 ) -> Answer:
-    """The answer of `run`, or of whoever ran it under the same Idempotency-Key.
+    """The answer of `run`, which will have that id, or of whoever ran it under the same
+    Idempotency-Key.
 
     Waits for a run under way until the deadline. One that fails leaves the key free; whoever
     waited for it is told, and does not try in its place. Raises `InProgressError`, or
@@ -113,7 +133,8 @@ async def once(
     scope = caller.id if caller else ""
     said = f"{request.url.path}\n{body.model_dump_json()}"
     digest = hashlib.sha256(said.encode()).hexdigest()
-    claim = await live.idempotency.claim(scope, key, digest, _lease_s(deadline_s))
+    claiming = live.idempotency.claim(scope, key, digest, _lease_s(deadline_s), id_)
+    claim = await _or_undone(claiming, lambda claim: live.idempotency.finish(claim, None))
     if claim.owner is None:
         return await live.store.get(await _answer_id(live, claim, deadline_s))
     answer_id = None
@@ -122,8 +143,8 @@ async def once(
         answer_id = answer.id
         return answer
     finally:
-        finishing = live.idempotency.finish(claim, answer_id)
-        await asyncio.shield(_or_logged(finishing, "an Idempotency-Key is not released"))
+        said = "an Idempotency-Key is not released"
+        await to_the_end(_or_logged(lambda: live.idempotency.finish(claim, answer_id), said))
 
 
 def refuse_key_with_stream(key: str | None) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, assert_never
 
-from fastapi import APIRouter, Body, Depends, Path, Request, Response
+from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.sse import format_sse_event
+from pydantic import BaseModel
 
 from app.api.admission import IdempotencyKey, once, refuse_key_with_stream, run_for
 from app.api.connections import KEEP_ALIVE, EventStream, Step, follow, while_connected
@@ -14,17 +15,43 @@ from app.api.documents import (
     EXAMPLES,
     AnswerDocument,
     AnswerRequest,
+    CandidateDocument,
     StartedDocument,
     answer_document,
     candidate_document,
 )
-from app.api.problems import problem_of, responses
+from app.api.feedback import AnswerId
+from app.api.limits import JsonRoute
+from app.api.problems import Problem, problem_of, responses
 from app.api.security import MayAnswer, count_hop, needs
 from app.api.services import Live
 from app.domain import Answer, Completed, Failed, Scored, ScoredCandidate, Started
 from app.ensemble import new_id
 
-router = APIRouter(tags=["answers"])
+router = APIRouter(tags=["answers"], route_class=JsonRoute)
+
+
+def json_text(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON schema of a string that holds JSON of that schema."""
+    return {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+
+
+def _event_schema(event: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {"properties": {"event": {"const": event}, "data": json_text(data)}}
+
+
+def component(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def answer_links() -> dict[str, Any]:
+    """What can be done with the answer of a reply, as OpenAPI links."""
+    parameters = {"id": "$response.body#/id"}
+    return {
+        operation: {"operationId": operation, "parameters": parameters}
+        for operation in ("get_answer", "erase_answer", "give_feedback", "get_feedback")
+    }
+
 
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -34,12 +61,25 @@ EVENTS: dict[int | str, dict[str, Any]] = {
         "`selected` (AnswerDocument) or `error` (Problem).",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                "itemSchema": {
+                    "type": "object",
+                    "required": ["id", "event", "data"],
+                    "properties": {"id": {"type": "string"}},
+                    "oneOf": [
+                        _event_schema("started", StartedDocument.model_json_schema()),
+                        _event_schema("completed", component(CandidateDocument)),
+                        _event_schema("failed", component(CandidateDocument)),
+                        _event_schema("scored", component(CandidateDocument)),
+                        _event_schema("selected", component(AnswerDocument)),
+                        _event_schema("error", component(Problem)),
+                    ],
+                },
                 "example": "event: started\n"
                 'data: {"answer_id":"ans_1","member":"claude"}\n'
                 "id: ans_1:0\n\n",
             }
         },
+        "links": answer_links(),
     }
 }
 
@@ -47,7 +87,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 @router.post(
     "/answer",
     response_model=AnswerDocument,
-    responses=EVENTS | responses(401, 402, 403, 409, 413, 422, 429, 502, 503, 504, 508),
+    responses=EVENTS | responses(400, 401, 402, 403, 409, 413, 415, 422, 429, 502, 503, 504, 508),
     dependencies=[Depends(count_hop)],
 )
 async def answer(
@@ -72,18 +112,16 @@ async def answer(
         live_run = await follow(run, settings.keep_alive_s)
         return EventStream(live_run, _events(id_, live_run.steps()))
     deadline_s = plan.deadline_s
-    work = once(live, caller, key, run, request=request, body=body, deadline_s=deadline_s)
+    work = once(live, caller, key, run, id_=id_, request=request, body=body, deadline_s=deadline_s)
     return answer_document(await while_connected(request, work))
 
 
 @router.get(
     "/answers/{id}",
-    responses=responses(401, 403, 404, 503),
+    responses=responses(401, 403, 404, 422, 503),
     dependencies=[Depends(needs("read"))],
 )
-async def get_answer(
-    answer_id: Annotated[str, Path(alias="id", max_length=40)], live: Live
-) -> AnswerDocument:
+async def get_answer(answer_id: AnswerId, live: Live) -> AnswerDocument:
     """An answer as it was returned."""
     return answer_document(await live.store.get(answer_id))
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
 from app.api import (
@@ -23,10 +24,10 @@ from app.api import (
     scoring,
 )
 from app.api.draining import drain_on_sigterm
-from app.api.limits import BodyLimit
+from app.api.limits import Limits
 from app.api.metrics import Metrics
 from app.api.requests import Observed
-from app.api.security import check_door
+from app.api.security import NoKeysInUrls, check_door
 from app.api.services import State
 from app.errors import ConfigurationError
 from app.retention import keeping
@@ -52,14 +53,19 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         try:
-            async with open_services(settings, metrics.watch) as services:
+            async with open_services(settings, metrics.watch, booked=metrics.book) as services:
                 await check_door(services)
                 _say_who_sits(services)
-                metrics.gates = services.ensemble.gates
                 with drain_on_sigterm(settings.drain_s) as draining:
                     async with (
                         _self_check(services),
-                        keeping(services.store, settings.retention_days),
+                        keeping(
+                            services.store,
+                            services.keys,
+                            services.idempotency,
+                            settings.retention_days,
+                        ),
+                        metrics.telling(services.ensemble.gates),
                     ):
                         yield State(
                             services=services,
@@ -78,9 +84,15 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("starboard"),
         description=DESCRIPTION,
         lifespan=lifespan,
+        generate_unique_id_function=_operation_id,
         swagger_ui_parameters={"tryItOutEnabled": True},
+        # A redirect to the path without a slash would go to whatever host the client names.
+        redirect_slashes=False,
+        # FastAPI's own would send queries and the texts of exceptions to the collector.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(NoKeysInUrls)
+    app.add_middleware(Limits, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(Observed, metrics=metrics)  # around the others: it sees what they refuse
     problems.install(app)
     app.add_exception_handler(connections.ClientGoneError, connections.on_client_gone)
@@ -106,6 +118,11 @@ async def _self_check(services: Services) -> AsyncIterator[None]:
         if checking:
             checking.cancel()
             await asyncio.gather(checking, return_exceptions=True)
+
+
+def _operation_id(route: APIRoute) -> str:
+    """Short, for links name operations, and generated clients their functions."""
+    return route.name
 
 
 async def _to_docs() -> RedirectResponse:

@@ -75,7 +75,9 @@ class LiveRun:
         yield step
         while not isinstance(step, Answer | Exception):
             try:
-                step = await asyncio.wait_for(self.told.get(), self.keep_alive_s)
+                # Not `wait_for`: under Python 3.11 it forgets a cancellation that meets a result.
+                async with asyncio.timeout(self.keep_alive_s):
+                    step = await self.told.get()
             except TimeoutError:
                 step = None
             yield step

@@ -15,10 +15,12 @@ from fastapi.openapi.models import Example
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     FiniteFloat,
+    JsonValue,
     StringConstraints,
     Tag,
     field_validator,
@@ -55,20 +57,23 @@ from app.errors import InvalidRequestError
 from app.gates import Circuit, Gate
 from app.settings import Seat
 
+# PostgreSQL takes no NUL. Patterns stand in the OpenAPI document, validators do not.
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+Filled = Annotated[str, StringConstraints(pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
+TagText = Annotated[Text, StringConstraints(max_length=256)]
+Id = Annotated[str, StringConstraints(max_length=40)]
 
-def _storable(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not contain NUL characters")
-    return text
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Text = Annotated[str, AfterValidator(_storable)]
-Filled = Annotated[str, StringConstraints(min_length=1, pattern=r"\S"), AfterValidator(_storable)]
-TagText = Annotated[str, StringConstraints(max_length=256), AfterValidator(_storable)]
+# 2.0 is an integer in JSON Schema. It comes after bounds: pydantic leaves later ones undocumented.
+WHOLE = BeforeValidator(_whole)
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class TextPart(_Request):
@@ -106,7 +111,8 @@ class WeightsRequest(_Request):
     verbosity: Weight = PUBLISHED.verbosity
 
 
-Names = Annotated[list[str], Field(min_length=1, max_length=32)]
+Name = Annotated[str, StringConstraints(max_length=64)]
+Names = Annotated[list[Name], Field(min_length=1, max_length=64)]
 
 
 class PlanRequest(_Request):
@@ -121,15 +127,19 @@ class PlanRequest(_Request):
         "first_good",
         "fuse",
     ] = "best_of_n"
-    samples: int = Field(default=1, ge=1, le=16, description="Replies asked of each member.")
+    samples: Annotated[int, Field(ge=1, le=16), WHOLE] = Field(
+        default=1, description="Replies asked of each member."
+    )
     threshold: FiniteFloat | None = Field(
         default=None, description="Reward at which cascade and first_good stop."
     )
     order: Names | None = Field(
         default=None, description="Order in which cascade asks; default: board order backwards."
     )
-    top_k: int = Field(default=3, ge=2, le=8, description="Replies that fuse works from.")
-    aggregator: str | None = Field(
+    top_k: Annotated[int, Field(ge=2, le=8), WHOLE] = Field(
+        default=3, description="Replies that fuse works from."
+    )
+    aggregator: Name | None = Field(
         default=None, description="Member that writes the fusion; default: the first seat."
     )
     floor: FiniteFloat | None = Field(
@@ -138,7 +148,9 @@ class PlanRequest(_Request):
     reserves: Names | None = Field(
         default=None, description="Members asked one by one in the place of any that fail."
     )
-    quorum: int = Field(default=1, ge=1, description="Fewest replies that make an answer.")
+    quorum: Annotated[int, Field(ge=1), WHOLE] = Field(
+        default=1, description="Fewest replies that make an answer."
+    )
     on_partial: OnPartial = Field(
         default="wait",
         description="wait: for all until the deadline; accept: a scored quorum at once; "
@@ -162,19 +174,25 @@ def _ends_with_the_user(turns: Sequence[Turn]) -> Sequence[Turn]:
 
 
 TurnT = TypeVar("TurnT", bound=Turn)
-Conversation = Annotated[Sequence[TurnT], Field(min_length=1), AfterValidator(_ends_with_the_user)]
-MaxTokens = Annotated[int, Field(ge=1, le=1_000_000)]
+Conversation = Annotated[
+    Sequence[TurnT], Field(min_length=1, max_length=1000), AfterValidator(_ends_with_the_user)
+]
+Deadline = Annotated[FiniteFloat, Field(ge=0.1, le=600, description="Seconds for the whole run.")]
+MaxTokens = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
 Temperature = Annotated[FiniteFloat, Field(ge=0, le=2)]
-Tags = Annotated[dict[TagText, TagText], Field(max_length=16)]
+Tags = Annotated[
+    dict[TagText, TagText],
+    Field(max_length=16, json_schema_extra={"additionalProperties": False}),  # keys of the pattern
+]
 
 
 class RunRequest(_Request):
     """How to run a prompt, whatever the prompt."""
 
-    members: Annotated[list[str], Field(min_length=1)] | None = Field(
+    members: Annotated[Names, Field(json_schema_extra={"uniqueItems": True})] | None = Field(
         default=None, description="Names of seated members; all of them by default."
     )
-    deadline_s: FiniteFloat | None = Field(default=None, gt=0, le=600)
+    deadline_s: Deadline | None = None
     weights: WeightsRequest | None = None
     plan: PlanRequest | None = None
 
@@ -201,8 +219,25 @@ class RunRequest(_Request):
         )
 
 
+def _given(name: str, kind: str, *, without: str | None = None) -> dict[str, JsonValue]:
+    """A JSON schema of objects with that property, not null, and without the other one."""
+    properties: dict[str, JsonValue] = {name: {"type": kind}}
+    if without:
+        properties[without] = {"type": "null"}
+    return {"required": [name], "properties": properties}
+
+
 class AnswerRequest(RunRequest):
     """One prompt for the board. Give exactly one of `prompt` and `messages`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                _given("prompt", "string", without="messages"),
+                _given("messages", "array", without="prompt"),
+            ]
+        }
+    )
 
     prompt: Filled | None = None
     messages: Conversation[Turn] | None = None
@@ -260,7 +295,7 @@ class ScoreRequest(_Request):
     system: Text | None = None
     replies: Annotated[list[Text], Field(min_length=1, max_length=64)]
     weights: WeightsRequest | None = None
-    deadline_s: FiniteFloat | None = Field(default=None, gt=0, le=600)
+    deadline_s: Deadline | None = None
 
     def to_prompt(self) -> Prompt:
         system = [Message("system", self.system)] if self.system else []
@@ -284,7 +319,7 @@ SCORE_EXAMPLES: dict[str, Example] = {
 }
 
 
-Rating = Annotated[int, Field(ge=0, le=4)]
+Rating = Annotated[int, Field(ge=0, le=4), WHOLE]
 
 
 class RatingsRequest(_Request):
@@ -300,7 +335,19 @@ class RatingsRequest(_Request):
 class FeedbackRequest(_Request):
     """What a person says of an answer: at least one thing."""
 
-    better: Annotated[str, Field(max_length=40)] | None = Field(
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                _given("better", "string"),
+                _given("thumb", "string"),
+                _given("ratings", "object"),
+                _given("corrected", "string"),
+                _given("comment", "string"),
+            ]
+        }
+    )
+
+    better: Id | None = Field(
         default=None, description="Id of a candidate that is better than the chosen one."
     )
     thumb: Thumb | None = None
@@ -420,6 +467,9 @@ class StartedDocument(BaseModel):
     member: str
 
 
+ASKED_WITH = "Id of the API key it was asked with; null if there was none."
+
+
 class AnswerDocument(BaseModel):
     """The best original reply, with its scores and the evidence for the choice.
 
@@ -444,8 +494,12 @@ class AnswerDocument(BaseModel):
         description="Of every call to members and scorers, also those that came to nothing; "
         "null if a price or a number of tokens is not known."
     )
+    cost_bound_usd: float | None = Field(
+        description="The most that these calls can have cost; null if a price is not known."
+    )
     timings: TimingsDocument
     tags: dict[str, str]
+    key: str | None = Field(description=ASKED_WITH)
 
 
 class FeedbackDocument(BaseModel):
@@ -483,6 +537,7 @@ class SummaryDocument(BaseModel):
     strategy: str
     quality: Quality
     tags: dict[str, str]
+    key: str | None = Field(description=ASKED_WITH)
     feedback: int = Field(description="How often something was said of it.")
 
 
@@ -510,7 +565,8 @@ class ScoresDocument(BaseModel):
 
 
 class GateDocument(BaseModel):
-    """What stands before a member in this process. While the circuit is open it is not called."""
+    """What stands before a member in this process. While the circuit is open it is not called; the
+    circuits of processes on one database open and close together, within about a second."""
 
     circuit: Circuit
     in_progress: int
@@ -572,8 +628,10 @@ def answer_document(answer: Answer) -> AnswerDocument:
         candidates=[candidate_document(c, ranks.get(c.candidate.id)) for c in answer.candidates],
         usage=_total_usage(c.candidate for c in answer.candidates),
         cost_usd=answer.cost_usd,
+        cost_bound_usd=answer.cost_bound_usd,
         timings=TimingsDocument(**asdict(answer.timings)),
         tags=dict(answer.tags),
+        key=answer.key_id,
     )
 
 
@@ -592,6 +650,7 @@ def summary_document(answer: Answer) -> SummaryDocument:
         strategy=answer.selection.strategy,
         quality=answer.quality,
         tags=dict(answer.tags),
+        key=answer.key_id,
         feedback=len(answer.feedback),
     )
 

@@ -12,16 +12,18 @@ from app.api.documents import (
     FeedbackDocument,
     FeedbackListDocument,
     FeedbackRequest,
+    Id,
     feedback_document,
 )
+from app.api.limits import JsonRoute
 from app.api.problems import responses
 from app.api.security import needs
 from app.api.services import Live
 from app.ensemble import new_id
 
-router = APIRouter(tags=["feedback"])
+router = APIRouter(tags=["feedback"], route_class=JsonRoute)
 
-AnswerId = Annotated[str, Path(alias="id", max_length=40)]
+AnswerId = Annotated[Id, Path(alias="id")]
 
 EXAMPLES: dict[str, Example] = {
     "thumb": {"value": {"thumb": "up"}},
@@ -43,7 +45,7 @@ EXAMPLES: dict[str, Example] = {
 @router.post(
     "/answers/{id}/feedback",
     status_code=201,
-    responses=responses(401, 403, 404, 413, 422, 503),
+    responses=responses(400, 401, 403, 404, 413, 415, 422, 503),
     dependencies=[Depends(needs("answer"))],
 )
 async def give_feedback(
@@ -60,7 +62,7 @@ async def give_feedback(
 
 @router.get(
     "/answers/{id}/feedback",
-    responses=responses(401, 403, 404, 503),
+    responses=responses(401, 403, 404, 422, 503),
     dependencies=[Depends(needs("read"))],
 )
 async def get_feedback(answer_id: AnswerId, live: Live) -> FeedbackListDocument:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import StreamingResponse
 from pydantic import (
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
+    model_validator,
 )
 
 from app import export
@@ -23,6 +26,7 @@ from app.api.security import needs
 from app.api.services import Live
 from app.domain import Quality
 from app.store import Filter
+from app.store.keys import ID_PREFIX
 
 router = APIRouter(tags=["stored answers"])
 
@@ -33,7 +37,50 @@ TagFilter = Annotated[
     StringConstraints(pattern=r"^[^:\x00]*:[^\x00]*$", max_length=1024),
     Field(examples=["user:u1"]),
 ]
+RFC_3339 = (
+    r"^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]+)?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+)
+
+
+def _rfc_3339(value: object) -> object:
+    """What pydantic takes is wider: seconds since 1970, times without seconds, ..."""
+    if isinstance(value, str) and not re.match(RFC_3339, value):
+        raise ValueError("must be a time with an offset, as RFC 3339 has it")
+    return value
+
+
+Moment = Annotated[
+    AwareDatetime, BeforeValidator(_rfc_3339), Field(json_schema_extra={"pattern": RFC_3339})
+]
+# 63 bits in base64url.
+Cursor = Annotated[str, StringConstraints(pattern=r"^[A-Za-f][A-Za-z0-9_-]{9}[048AEIMQUYcgkosw]$")]
 TAGS = "`key:value`, parted by the first colon; an answer must have all that are given."
+
+KeyId = Annotated[
+    str,
+    StringConstraints(pattern=rf"^{ID_PREFIX}[\w-]{{1,36}}$"),
+    Field(examples=["key_0123456789abcdef"]),
+]
+KEY = "Id of the API key that asked."
+
+
+class EraseQuery(BaseModel):
+    """Which answers: at least one of `tag` and `key`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tag: list[TagFilter] = Field(default=[], max_length=16, description=TAGS)
+    key: KeyId | None = Field(default=None, description=KEY)
+
+    @model_validator(mode="after")
+    def _says_which(self) -> Self:
+        if not self.tag and self.key is None:
+            raise ValueError("say which answers: a tag or a key")
+        return self
+
+    def to_filter(self) -> Filter:
+        return Filter(tags=_tags(self.tag), key_id=self.key)
 
 
 class ListQuery(BaseModel):
@@ -41,7 +88,12 @@ class ListQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    q: Annotated[Text, StringConstraints(max_length=1000)] | None = Field(
+    q: (
+        Annotated[
+            str, StringConstraints(pattern=r"^[^\x00]*[\p{L}\p{N}][^\x00]*$", max_length=1000)
+        ]
+        | None
+    ) = Field(
         default=None,
         description="Words that stand in the prompt or the chosen reply; phrases in quotes.",
     )
@@ -51,15 +103,16 @@ class ListQuery(BaseModel):
     strategy: Annotated[Text, StringConstraints(max_length=32)] | None = None
     quality: Quality | None = None
     tag: list[TagFilter] = Field(default=[], max_length=16, description=TAGS)
+    key: KeyId | None = Field(default=None, description=KEY)
     feedback: bool | None = Field(default=None, description="Whether anything was said of it.")
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = Field(default=None, description="Exclusive.")
+    since: Moment | None = None
+    until: Moment | None = Field(default=None, description="Exclusive.")
     limit: int = Field(default=20, ge=1, le=100)
-    cursor: str | None = Field(default=None, max_length=40, description="The `next` of a page.")
+    cursor: Cursor | None = Field(default=None, description="The `next` of a page.")
 
     def to_filter(self) -> Filter:
-        plain = self.model_dump(exclude={"tag", "limit", "cursor"})
-        return Filter(tags=_tags(self.tag), **plain)
+        plain = self.model_dump(exclude={"tag", "key", "limit", "cursor"})
+        return Filter(tags=_tags(self.tag), key_id=self.key, **plain)
 
 
 class ErasedDocument(BaseModel):
@@ -80,18 +133,16 @@ async def list_answers(wanted: Annotated[ListQuery, Query()], live: Live) -> Sum
 @router.delete(
     "/answers", responses=responses(401, 403, 422, 503), dependencies=[Depends(needs("admin"))]
 )
-async def erase_answers(
-    tag: Annotated[list[TagFilter], Query(min_length=1, max_length=16, description=TAGS)],
-    live: Live,
-) -> ErasedDocument:
-    """Erase the answers with these tags, with candidates, feedback and what they are found by."""
-    return ErasedDocument(erased=await live.store.erase_all(Filter(tags=_tags(tag))))
+async def erase_answers(wanted: Annotated[EraseQuery, Query()], live: Live) -> ErasedDocument:
+    """Erase the answers with all these tags and of this API key, with candidates, feedback and what
+    they are found by."""
+    return ErasedDocument(erased=await live.store.erase_all(wanted.to_filter()))
 
 
 @router.delete(
     "/answers/{id}",
     status_code=204,
-    responses=responses(401, 403, 404, 503),
+    responses=responses(401, 403, 404, 422, 503),
     dependencies=[Depends(needs("admin"))],
 )
 async def erase_answer(answer_id: AnswerId, live: Live) -> None:
@@ -109,12 +160,14 @@ async def erase_answer(answer_id: AnswerId, live: Live) -> None:
     dependencies=[Depends(needs("admin"))],
 )
 async def export_rows(
-    shape: Annotated[export.Format, Query(alias="format")], live: Live
+    shape: Annotated[export.Format, Query(alias="format")],
+    live: Live,
+    key: Annotated[KeyId | None, Query(description=KEY)] = None,
 ) -> StreamingResponse:
-    """All answers as rows to train from, as JSON lines, oldest first (docs/data.md). Only replies
-    of members whose `trainable` is true."""
+    """All answers, or those of one API key, as rows to train from, as JSON lines, oldest first
+    (docs/data.md). Only replies of members whose `trainable` is true."""
     await live.store.ping()  # what fails later can only break off the stream
-    lines = export.lines(live.store.answers(), shape, live.settings.trainable)
+    lines = export.lines(live.store.answers(key), shape, live.settings.trainable)
     return StreamingResponse(lines, media_type=JSON_LINES)
 
 

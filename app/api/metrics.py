@@ -1,6 +1,7 @@
 """What `GET /metrics` tells Prometheus.
 
-Runs are counted from the ensemble's events and finished answers, here alone. Labels take values
+Runs are counted from the ensemble's events and finished answers, money as it is booked, here
+alone. Labels take values
 from short lists only (members, scorers, kinds, routes); no id and no text of anybody is one.
 """
 
@@ -8,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 
 from prometheus_client import (
     CollectorRegistry,
@@ -22,6 +23,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from app.domain import (
+    NANO,
     Answer,
     Candidate,
     Completed,
@@ -32,10 +34,13 @@ from app.domain import (
     Selected,
 )
 from app.gates import CIRCUITS, Gate
+from app.metering import Charge
 
 disable_created_metrics()  # a second series for each one, which Prometheus has no use for
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
+# How old the states of another process may be.
+SHOW_S = 1.0
 # A reward of five attributes lies between -1.3 and 7.9 under the default weights; a raw scalar
 # may lie anywhere.
 REWARDS = (-16, -8, -4, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 16)
@@ -93,6 +98,14 @@ class Metrics:
         self.tokens = counter(
             "member_tokens_total", "Tokens of completions, as billed.", "member", "direction"
         )
+        self.cost = {
+            of: counter(f"{of}_cost_usd_total", f"What calls to a {of} cost, where known.", of)
+            for of in ("member", "scorer")
+        }
+        self.cost_unknown = {
+            of: counter(f"{of}_cost_unknown_total", f"Calls to a {of} of unknown cost.", of)
+            for of in ("member", "scorer")
+        }
         self.wins = counter("member_wins_total", "Answers that a member's reply won.", "member")
         self.rewards = histogram(
             "reward", "Rewards, on each scorer's own scale.", "scorer", buckets=REWARDS
@@ -139,6 +152,30 @@ class Metrics:
             self.runs_in_progress.dec()
             self.runs.labels(outcome).inc()
             self._show_gates()
+
+    def book(self, charge: Charge, cost: int | None) -> None:
+        """Count what a call cost, in nano-dollars; None if that is not known."""
+        # Also by 0: a series must be there before it counts, and one that costs nothing says so.
+        self.cost_unknown[charge.of].labels(charge.name).inc(cost is None)
+        if cost is not None:
+            self.cost[charge.of].labels(charge.name).inc(cost / NANO)
+
+    @asynccontextmanager
+    async def telling(self, gates: Mapping[str, Gate]) -> AsyncIterator[None]:
+        """Tell of these gates too, also where another process is scraped."""
+        self.gates = gates
+        showing = asyncio.create_task(self._keep_showing()) if self.shared else None
+        try:
+            yield
+        finally:
+            if showing:
+                showing.cancel()
+                await asyncio.gather(showing, return_exceptions=True)
+
+    async def _keep_showing(self) -> None:
+        while True:
+            self._show_gates()
+            await asyncio.sleep(SHOW_S)
 
     def close(self) -> None:
         """The states of a process that ends are no longer told by those it shared with."""

@@ -15,9 +15,18 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.openapi.models import Example
 from fastapi.sse import format_sse_event
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+)
 
 from app.api.admission import IdempotencyKey, once, refuse_key_with_stream, run_for
+from app.api.answers import answer_links, component, json_text
 from app.api.connections import KEEP_ALIVE, EventStream, Step, follow, while_connected
 from app.api.documents import (
     AnswerDocument,
@@ -34,7 +43,8 @@ from app.api.documents import (
     UsageDocument,
     answer_document,
 )
-from app.api.problems import OPENAI_RESPONSES, openai_error, problem_of
+from app.api.limits import JsonRoute
+from app.api.problems import OPENAI_RESPONSES, OpenAIErrorDocument, openai_error, problem_of
 from app.api.security import MayAnswer, count_hop, needs
 from app.api.services import Live
 from app.domain import Answer, Completion, FinishReason, Message, Plan, Prompt, Role
@@ -42,7 +52,7 @@ from app.ensemble import new_id
 from app.errors import InvalidRequestError, ModelNotFoundError
 from app.selection import STRATEGIES
 
-router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
+router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], route_class=JsonRoute)
 
 BOARD = "starboard"
 
@@ -95,16 +105,34 @@ class ChatTurn(Turn):
 
 
 class StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True)
+
     include_usage: bool | None = None
+
+
+def _document_unsupported(schema: dict[str, Any]) -> None:
+    schema["properties"] |= {
+        name: {"enum": [*values, None], "description": "Not supported with any other value."}
+        for name, values in UNSUPPORTED.items()
+    }
+
+
+def _same(value: object, other: object) -> bool:
+    """Whether two JSON values are equal; to Python `true` is 1."""
+    return value == other and isinstance(value, bool) is isinstance(other, bool)
 
 
 class ChatRequest(BaseModel):
     """A chat completion. Fields that are not listed are accepted: those that would change the form
     of the reply (tools, `n` over 1, ...) are refused, others are named in `dropped_parameters`."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(
+        extra="allow", frozen=True, strict=True, json_schema_extra=_document_unsupported
+    )
 
-    model: Filled = Field(description="starboard, starboard/<strategy>, or a member's name.")
+    model: Annotated[Filled, StringConstraints(max_length=200)] = Field(
+        description="starboard, starboard/<strategy>, or a member's name."
+    )
     messages: Conversation[ChatTurn]
     max_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
@@ -143,7 +171,7 @@ class ChatRequest(BaseModel):
             name: value for name, value in (self.model_extra or {}).items() if value is not None
         }
         for name, value in asked.items():
-            if name in UNSUPPORTED and value not in UNSUPPORTED[name]:
+            if name in UNSUPPORTED and not any(_same(value, one) for one in UNSUPPORTED[name]):
                 raise InvalidRequestError(name, f"{name} is not supported here with this value")
         return sorted(asked.keys() - UNSUPPORTED)
 
@@ -221,10 +249,58 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
+CHUNK: Mapping[str, Any] = {
+    "type": "object",
+    "required": ["id", "object", "created", "model", "choices"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "chat.completion.chunk"},
+        "created": {"type": "integer"},
+        "model": {"type": "string"},
+        "choices": {
+            "type": "array",
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["index", "delta", "finish_reason"],
+                "properties": {
+                    "index": {"const": 0},
+                    "delta": {
+                        "type": "object",
+                        "properties": {
+                            "role": {"const": "assistant"},
+                            "content": {"type": "string"},
+                        },
+                    },
+                    "finish_reason": {"enum": ["stop", "length", "content_filter", None]},
+                },
+            },
+        },
+        "usage": {"anyOf": [component(ChatUsage), {"type": "null"}]},
+        "starboard": component(Evidence),
+    },
+}
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The completion; with `stream`, its chunks as server-sent events.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "description": "The completion; with `stream`, its chunks as server-sent events, the last "
+        "of which is `[DONE]` or an error.",
+        "content": {
+            "text/event-stream": {
+                "itemSchema": {
+                    "type": "object",
+                    "required": ["data"],
+                    "properties": {
+                        "data": {
+                            "anyOf": [
+                                {"const": "[DONE]"},
+                                json_text({"anyOf": [CHUNK, component(OpenAIErrorDocument)]}),
+                            ]
+                        }
+                    },
+                }
+            }
+        },
+        "links": answer_links(),
     }
 }
 
@@ -257,7 +333,7 @@ async def chat_completions(
         chunks = _Chunks(id_, int(time.time()), body.model, with_usage)
         return EventStream(live_run, chunks.draw(live_run.steps(), dropped))
     deadline_s = plan.deadline_s
-    work = once(live, caller, key, run, request=request, body=body, deadline_s=deadline_s)
+    work = once(live, caller, key, run, id_=id_, request=request, body=body, deadline_s=deadline_s)
     answer = await while_connected(request, work)
     reply = _Reply.of(answer, dropped)
     return ChatCompletion(
@@ -273,7 +349,7 @@ async def chat_completions(
 
 
 @router.get("/models", responses=OPENAI_RESPONSES, dependencies=[Depends(needs("read"))])
-async def models(live: Live) -> ModelList:
+async def list_models(live: Live) -> ModelList:
     """The board under each strategy, and its members one by one."""
     return ModelList(data=_models(live.ensemble.members))
 
@@ -281,7 +357,7 @@ async def models(live: Live) -> ModelList:
 @router.get(
     "/models/{model:path}", responses=OPENAI_RESPONSES, dependencies=[Depends(needs("read"))]
 )
-async def model(model: str, live: Live) -> Model:
+async def get_model(model: str, live: Live) -> Model:
     """One of the models."""
     found = next((m for m in _models(live.ensemble.members) if m.id == model), None)
     if found is None:
@@ -298,7 +374,7 @@ def _models(members: Iterable[str]) -> list[Model]:
 
 def _no_model(name: str, members: Iterable[str]) -> ModelNotFoundError:
     known = ", ".join(model.id for model in _models(members))
-    return ModelNotFoundError(f"there is no model {name}; there are {known}")
+    return ModelNotFoundError(f"there is no model {name[:200]}; there are {known}")
 
 
 @dataclass(frozen=True)

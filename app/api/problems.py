@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,13 +13,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from app.api.documents import FailureDocument, failure_document
+from app.api.requests import SECURITY_HEADERS
 from app.errors import InvalidRequestError, NoCandidateError, RequestError, UnauthorizedError
 from app.logs import REQUEST_ID, request_id
 
 MEDIA_TYPE = "application/problem+json"
+
+# A document that says what is wrong is not to be longer than what is wrong.
+MAX_ERRORS = 16
+MAX_FIELD = 200
 
 
 class FieldProblem(BaseModel):
@@ -176,11 +182,16 @@ def error_headers(error: RequestError) -> dict[str, str]:
 
 async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    found = error.errors()
     errors = [
-        FieldProblem(field=_field(e["loc"]), message=e["msg"].removeprefix("Value error, "))
-        for e in error.errors()
+        FieldProblem(
+            field=_field(e["loc"])[:MAX_FIELD], message=e["msg"].removeprefix("Value error, ")
+        )
+        for e in found[:MAX_ERRORS]
     ]
-    detail = "; ".join(f"{e.field}: {e.message}" for e in errors)
+    told = [f"{e.field}: {e.message}" for e in errors]
+    more = [f"and {len(found) - MAX_ERRORS} more"] if len(found) > MAX_ERRORS else []
+    detail = "; ".join(told + more)
     return problem_response(
         Problem(
             type="urn:starboard:problem:invalid-request",
@@ -192,8 +203,10 @@ async def _validation_error(_: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _http_error(_: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.headers and "Allow" in error.headers:
+        error.headers = {**error.headers, "Allow": _methods(request)}
     title = HTTPStatus(error.status_code).phrase
     detail = error.detail if error.detail != title else None
     return problem_response(
@@ -201,10 +214,20 @@ async def _http_error(_: Request, error: Exception) -> JSONResponse:
     )
 
 
+def _methods(request: Request) -> str:
+    """What may be done at the path. Starlette names the methods of the first route there alone."""
+
+    def served(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(filter(served, sorted(HTTPMethod)))
+
+
 async def _internal_error(_: Request, error: Exception) -> JSONResponse:
-    # Sent from outside of every middleware, so the id is set here.
+    # Sent from outside of every middleware, so what they add is set here.
     headers = {REQUEST_ID: id_} if (id_ := request_id.get()) else {}
-    return problem_response(problem_of(error), headers)
+    return problem_response(problem_of(error), headers | SECURITY_HEADERS)
 
 
 def _field(location: Sequence[str | int]) -> str:

@@ -17,12 +17,22 @@ from app.logs import REQUEST_ID, request_id, traceparent
 log = logging.getLogger("starboard.access")
 
 SANE = re.compile(r"[\w.:-]{1,64}", re.ASCII)
+# The pages under /docs have scripts and a worker in them. Nothing is loaded from elsewhere, and
+# nothing of ours is framed.
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; worker-src 'self' blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+MAX_PATH = 256  # of a line of the log
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class Observed:
     """Gives each request its id, the client's own if that is short and plain, and returns it as
-    `x-request-id`. The query is not logged: clients put keys there."""
+    `x-request-id`, with `SECURITY_HEADERS`. The query is not logged: clients put keys there."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
@@ -43,7 +53,11 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = id_
+                sent = MutableHeaders(scope=message)
+                sent[REQUEST_ID] = id_
+                sent.update(SECURITY_HEADERS)
+                if "etag" not in sent:  # of the files under /docs
+                    sent.setdefault("cache-control", "no-store")
             await send(message)
 
         self.metrics.requests_in_progress.inc()
@@ -55,16 +69,17 @@ class Observed:
 
     def _note(self, scope: Scope, status: int, took_s: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
+        path = scope["path"][:MAX_PATH]
         self.metrics.requests.labels(method, _route(scope), status).inc()
         log.info(
             "%s %s %d in %.3f s",
             method,
-            scope["path"],
+            path,
             status,
             took_s,
             extra={
                 "method": method,
-                "path": scope["path"],
+                "path": path,
                 "status": status,
                 "duration_s": round(took_s, 6),
             },

@@ -15,17 +15,18 @@ from app.api.documents import (
     ScoresDocument,
     scores_document,
 )
+from app.api.limits import JsonRoute
 from app.api.problems import responses
 from app.api.security import MayScore, count_hop
 from app.api.services import Live
 from app.domain import ScoredReply, ScorerInfo
 
-router = APIRouter(tags=["scoring"])
+router = APIRouter(tags=["scoring"], route_class=JsonRoute)
 
 
 @router.post(
     "/score",
-    responses=responses(401, 402, 403, 413, 422, 429, 503, 508),
+    responses=responses(400, 401, 402, 403, 413, 415, 422, 429, 503, 508),
     dependencies=[Depends(count_hop)],
 )
 async def score(

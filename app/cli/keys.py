@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.console import AsJson, err, out, settings
+from app.domain import NANO
 from app.errors import DataError
 from app.logs import log_at
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 keys = typer.Typer(
     help="Who may use the service: make, list and revoke API keys.", no_args_is_help=True
 )
-
-NANO = 10**9
 
 
 class ScopeName(StrEnum):

@@ -56,7 +56,8 @@ class AnthropicProvider:
             # The table above can be out of date, and a 400 bills nothing: ask once without.
             if not isinstance(error.__cause__, anthropic.BadRequestError):
                 raise
-            return self._completion(await self._send(prompt), ("temperature",))
+        # Not inside the handler: this call's errors must not have that one among their causes.
+        return self._completion(await self._send(prompt), ("temperature",))
 
     async def ping(self) -> None:
         with upstream(self.name):

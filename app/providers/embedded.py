@@ -19,7 +19,7 @@ from typing import Literal
 
 import xllamacpp
 
-from app.domain import Completion, Prompt, Usage
+from app.domain import NOTHING, Completion, Prompt, Usage
 from app.errors import ConfigurationError, UpstreamError
 from app.providers.http import completion
 from app.providers.openai_compatible import FINISH_REASONS, chat_body
@@ -177,7 +177,7 @@ def _generation(chunks: Sequence[object]) -> Generation:
         match chunk:
             case {"error": {"type": "exceed_context_size_error", "n_ctx": limit}}:
                 message = f"the prompt is longer than the {limit} tokens of an embedded slot"
-                raise UpstreamError("refused_request", message)
+                raise UpstreamError("refused_request", message, usage=NOTHING)
             case {"error": _}:
                 raise UpstreamError("internal", "the embedded engine refused the prompt")
             case {"choices": [{"delta": {"content": str(piece)}}]}:

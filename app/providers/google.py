@@ -11,7 +11,7 @@ import httpx2
 from google import genai
 from google.genai import errors, types
 
-from app.domain import Completion, FinishReason, Prompt, Usage
+from app.domain import NOTHING, Completion, FinishReason, Prompt, Usage
 from app.errors import UpstreamError
 from app.providers.http import completion, retry_after, status_error, upstream
 
@@ -131,7 +131,8 @@ def api_error(name: str, error: ApiReply, details: object) -> UpstreamError:
     for detail in details if isinstance(details, list) else []:
         match detail:
             case {"reason": "API_KEY_INVALID"}:
-                return UpstreamError("auth", f"{name}: {status}, the key is not valid")
+                message = f"{name}: {status}, the key is not valid"
+                return UpstreamError("auth", message, usage=NOTHING)
             case {"retryDelay": str(delay)} if found := re.fullmatch(r"([\d.]+)s", delay):
                 wait = float(found[1])
     return status_error(name, status, wait)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from app.domain import Completion, Prompt, Usage
+from app.domain import NOTHING, Completion, Prompt, Usage
 from app.errors import ConfigurationError, UpstreamError
 from app.providers.google import (
     FINISH_REASONS,
@@ -31,6 +31,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # says at import that support has ended
     try:
         import google.generativeai as genai
+        import google.generativeai.client as clients
         from google.api_core import exceptions
         from google.protobuf import json_format
     except ImportError as error:
@@ -113,6 +114,8 @@ def open_google_generativeai(
         raise ConfigurationError(f"{name}: {model} needs provider = 'google', not this package")
     options = {"api_endpoint": base_url} if base_url else None
     genai.configure(api_key=api_key, transport="rest", client_options=options)
+    for client in (clients.get_default_generative_client(), clients.get_default_model_client()):
+        client.transport._session.max_redirects = 0  # the key would go with it
     return GoogleGenerativeAIProvider(name, model, timeout_s)
 
 
@@ -136,6 +139,7 @@ async def _in_thread(call: Callable[[], T]) -> T:
             loop.call_soon_threadsafe(settle, *outcome)
 
     if not _THREADS.acquire(blocking=False):
-        raise UpstreamError("overloaded", f"google_generativeai: {MAX_THREADS} calls are stuck")
+        message = f"google_generativeai: {MAX_THREADS} calls are stuck"
+        raise UpstreamError("overloaded", message, usage=NOTHING)
     threading.Thread(target=run, daemon=True).start()
     return await done

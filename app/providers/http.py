@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import json
+import socket
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ import aiohttp
 import httpx2
 from httpx_aiohttp.httpx2 import AiohttpTransport
 
-from app.domain import Completion, FailureKind, FinishReason, Usage
+from app.domain import NOTHING, Completion, FailureKind, FinishReason, Usage
 from app.errors import UpstreamError
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -38,8 +39,23 @@ _KINDS: Mapping[int, FailureKind] = {
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limited",
     HTTPStatus.SERVICE_UNAVAILABLE: "overloaded",
     HTTPStatus.GATEWAY_TIMEOUT: "timeout",
+    HTTPStatus.LOOP_DETECTED: "refused_request",  # another attempt would go the same way round
     529: "overloaded",  # Anthropic's own: "overloaded_error"
 }
+# A request that was turned away is not billed; of any other that failed nobody knows. 502, 504 and
+# what waited for them may come after a whole reply was generated.
+_TURNED_AWAY = frozenset(range(400, 500)) - {HTTPStatus.REQUEST_TIMEOUT} | {
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    529,
+}
+# Without a connection nothing was sent. The transport's own `ConnectTimeout` says less: it stands
+# for a server that hangs up before it replies, too.
+_NEVER_CONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    ConnectionRefusedError,
+    socket.gaierror,
+)
 
 
 def open_http() -> httpx2.AsyncClient:
@@ -112,7 +128,12 @@ def status_error(name: str, status: int, retry_after_s: float | None = None) -> 
     )
     wait = f", retry after {retry_after_s:g} s" if retry_after_s is not None else ""
     kind = _KINDS.get(status, fallback)
-    return UpstreamError(kind, f"{name}: {status}{wait}", retry_after_s=retry_after_s)
+    return UpstreamError(
+        kind,
+        f"{name}: {status}{wait}",
+        retry_after_s=retry_after_s,
+        usage=NOTHING if status in _TURNED_AWAY else None,
+    )
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -152,13 +173,16 @@ def upstream(name: str) -> Iterator[None]:
     except UpstreamError:
         raise
     except Exception as error:
-        for cause in _causes(error):
+        causes = list(_causes(error))
+        for cause in causes:
             if isinstance(cause, UpstreamError):
                 raise cause from error
             if isinstance(cause, httpx2.DecodingError):
                 break
             if isinstance(cause, httpx2.TransportError | aiohttp.ClientError | OSError):
-                raise UpstreamError("unavailable", f"{name}: connection failed") from error
+                unsent = any(isinstance(cause, _NEVER_CONNECTED) for cause in causes)
+                message, usage = f"{name}: connection failed", NOTHING if unsent else None
+                raise UpstreamError("unavailable", message, usage=usage) from error
         if isinstance(error, ValueError | httpx2.DecodingError):
             raise UpstreamError("bad_reply", f"{name}: the reply is not valid") from error
         raise
@@ -181,13 +205,14 @@ def completion(
     """
     text = _storable(text)
     done = Completion(
-        text, finish_reason, _storable(model)[:MAX_NAME], _counted(usage), dropped_parameters
+        text, finish_reason, _storable(model)[:MAX_NAME], counted(usage), dropped_parameters
     )
     if not text.strip() and finish_reason == "content_filter":
-        raise UpstreamError("content_filter", f"{name}: blocked by the vendor's filter")
+        message = f"{name}: blocked by the vendor's filter"
+        raise UpstreamError("content_filter", message, usage=done.usage)
     if not text.strip() and not done.withheld:
         spent = " within max_tokens" if finish_reason == "length" else ""
-        raise UpstreamError("bad_reply", f"{name}: the reply has no text{spent}")
+        raise UpstreamError("bad_reply", f"{name}: the reply has no text{spent}", usage=done.usage)
     return done
 
 
@@ -196,7 +221,16 @@ def _storable(text: str) -> str:
     return mended.replace("\0", "\ufffd")
 
 
-def _counted(usage: Usage | None) -> Usage | None:
+def told_usage(reply: object) -> Usage | None:
+    """The tokens that an OpenAI-shaped reply says were billed, None if it does not."""
+    match reply:
+        case {"usage": {"prompt_tokens": int(prompt), "completion_tokens": int(output)}}:
+            return counted(Usage(prompt, output))
+    return None
+
+
+def counted(usage: Usage | None) -> Usage | None:
+    """The usage, if its counts can be counts of tokens."""
     if usage is None:
         return None
     counts = (usage.input_tokens, usage.output_tokens)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.batching import MicroBatcher
-from app.domain import Completion, Failure, Prompt
+from app.domain import NOTHING, Completion, Failure, Prompt
 from app.errors import ConfigurationError, UpstreamError, boundary
 from app.generation import Encoded, LanguageModel, Outcome, open_language_model
 from app.model_folders import CACHE
@@ -52,6 +52,7 @@ class LocalProvider:
                         "refused_request",
                         f"{self.name}: the prompt has {len(ids)} tokens, and leaves no room for a"
                         f" reply in {self.context_tokens}",
+                        usage=NOTHING,
                     )
                 warmth = self.temperature if prompt.temperature is None else prompt.temperature
                 limit = min(prompt.max_tokens, room)

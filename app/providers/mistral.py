@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import httpx2
 
-from app.domain import Completion, Prompt
+from app.domain import NOTHING, Completion, Prompt
 from app.errors import UpstreamError
 from app.providers.http import bearer_headers, get_json, post_json, response_error, retry_after
 from app.providers.openai_compatible import chat_body, chat_completion
@@ -63,5 +63,5 @@ def _error(name: str, response: httpx2.Response) -> UpstreamError:
         case {"code": code} if str(code) == NO_CAPACITY:
             wait = retry_after(response.headers)
             message = f"{name}: {response.status_code}, the model has no capacity left"
-            return UpstreamError("overloaded", message, retry_after_s=wait)
+            return UpstreamError("overloaded", message, retry_after_s=wait, usage=NOTHING)
     return response_error(name, response)

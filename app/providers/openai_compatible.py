@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import httpx2
 
-from app.domain import Completion, FinishReason, Prompt, Usage
+from app.domain import Completion, FinishReason, Prompt
 from app.errors import UpstreamError
 from app.providers import TokenLogprobs
 from app.providers.http import (
@@ -17,6 +17,7 @@ from app.providers.http import (
     completion,
     get_json,
     post_json,
+    told_usage,
 )
 
 FINISH_REASONS: dict[object, FinishReason] = {
@@ -54,8 +55,10 @@ class OpenAICompatibleProvider:
         except UpstreamError as error:
             if error.kind != "refused_request":
                 raise
-            reply = await self._post(body)
-        return chat_completion(self.name, self.model, reply), _token_logprobs(reply)
+        else:
+            return chat_completion(self.name, self.model, reply), _token_logprobs(reply)
+        # Not inside the handler: this call's errors must not have that one among their causes.
+        return chat_completion(self.name, self.model, await self._post(body)), ()
 
     async def ping(self) -> None:
         """A host that has no list of models, as some do not, is up all the same."""
@@ -101,13 +104,14 @@ def chat_completion(name: str, model: str, reply: object) -> Completion:
         case _:
             raise UpstreamError("bad_reply", f"{name}: the reply has no message")
     if reason == "error":
-        raise UpstreamError("unavailable", f"{name}: the model stopped with an error")
+        message = f"{name}: the model stopped with an error"
+        raise UpstreamError("unavailable", message, usage=told_usage(reply))
     return completion(
         name,
         text,
         "refusal" if reason == "refusal" else FINISH_REASONS.get(reason, "other"),
         model=_model(reply) or model,
-        usage=_usage(reply),
+        usage=told_usage(reply),
     )
 
 
@@ -145,11 +149,4 @@ def _model(reply: object) -> str | None:
     match reply:
         case {"model": str(model)}:
             return model
-    return None
-
-
-def _usage(reply: object) -> Usage | None:
-    match reply:
-        case {"usage": {"prompt_tokens": int(prompt), "completion_tokens": int(output)}}:
-            return Usage(prompt, output)
     return None

@@ -22,7 +22,16 @@ from dataclasses import dataclass
 from string import Template
 from typing import NoReturn
 
-from app.domain import ATTRIBUTES, Attributes, Completion, Message, Prompt, Score, ScorerInfo
+from app.domain import (
+    ATTRIBUTES,
+    NOTHING,
+    Attributes,
+    Completion,
+    Message,
+    Prompt,
+    Score,
+    ScorerInfo,
+)
 from app.errors import UpstreamError
 from app.providers import LogprobProvider, Provider, TokenLogprobs
 
@@ -82,6 +91,8 @@ Grade the reply now, with the JSON object and nothing else.
 # The most tokens that rubric and markers add to what is judged: they have no more than bytes, and
 # the nonce stands in them some ten times.
 RUBRIC_TOKENS = len((INSTRUCTIONS.template + MATERIAL.template).encode()) + 200
+# A text of angle brackets alone is twice as long when it is escaped.
+ESCAPE_FACTOR = 2
 
 # Angle brackets and what passes for them, and what can hide between two of them.
 _OPEN = "<＜﹤‹«≪⋘⟨⟪〈〈《❬❮❰⧼ᐸ˂≺≨"
@@ -147,7 +158,7 @@ class JudgeScorer:
         own = same_family(self.provider.model, completion.model)
         if own and self.exclude_own_family:
             message = f"{self.info.name}: the judge does not score its own family"
-            raise UpstreamError("refused_request", message)
+            raise UpstreamError("refused_request", message, usage=NOTHING)
         asked = self._asked(prompt, completion.text)
         tokens: Sequence[TokenLogprobs] = ()
         if isinstance(self.provider, LogprobProvider):

@@ -15,9 +15,18 @@ from dataclasses import dataclass, field
 
 import httpx2
 
-from app.domain import ATTRIBUTES, Attributes, Completion, Prompt, ScalarReward, Score, ScorerInfo
+from app.domain import (
+    ATTRIBUTES,
+    NOTHING,
+    Attributes,
+    Completion,
+    Prompt,
+    ScalarReward,
+    Score,
+    ScorerInfo,
+)
 from app.errors import UpstreamError
-from app.providers.http import bearer_headers, get_json, post_json
+from app.providers.http import bearer_headers, get_json, post_json, told_usage
 
 BASE_URL = "https://integrate.api.nvidia.com/v1"
 NAME = "nvidia"
@@ -25,6 +34,8 @@ CONTEXT_TOKENS = 4096
 ASCII_PER_TOKEN = 3
 ROUNDING = 1e-6  # the sum of many thirds is not exact
 MAX_WAIT_S = 30.0
+# The most it writes. The hosted models count one token; their text would be some forty.
+OUTPUT_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class RateLimit:
         start = max(now, self._starts[-self.calls] + self.period_s) if full else now
         if start - now > MAX_WAIT_S:
             message = f"{name}: {self.calls} calls in {self.period_s:g} s are used up"
-            raise UpstreamError("rate_limited", message, retry_after_s=start - now)
+            raise UpstreamError("rate_limited", message, retry_after_s=start - now, usage=NOTHING)
         self._starts.append(start)
         try:
             await asyncio.sleep(start - now)
@@ -82,7 +93,7 @@ class NvidiaScorer:
             {"model": self.model, "messages": messages},
             headers=bearer_headers(self.api_key),
         )
-        return Score(parse(reply), note)
+        return Score(parse(reply), note, usage=told_usage(reply))
 
     async def ping(self) -> None:
         """The list of models costs nothing; a model that has been retired is not in it."""

@@ -122,7 +122,7 @@ def open_reader(folder: Path, *, max_tokens: int | None, pairs: bool, trust: boo
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(  # nosec B615 # local_files_only
             folder, local_files_only=True, trust_remote_code=trust
         )
     except (OSError, ValueError) as error:

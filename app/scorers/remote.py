@@ -26,10 +26,10 @@ from typing import Literal
 
 import httpx2
 
-from app.domain import ATTRIBUTES, Completion, Prompt, Score, ScorerInfo
+from app.domain import ATTRIBUTES, Completion, Prompt, Score, ScorerInfo, Usage
 from app.errors import ConfigurationError, UpstreamError, boundary
 from app.model_folders import TOKENIZER_FILES, fetch, require
-from app.providers.http import bearer_headers, get_json, post_json, response_error
+from app.providers.http import bearer_headers, counted, get_json, post_json, response_error
 from app.scorers.heads import ARMORM, SCALAR, Head, attribute_head
 from app.scorers.reading import Reader, Reading, messages, open_reader, plain
 
@@ -82,7 +82,8 @@ class RemoteScorer:
             error_of=self._error,
         )
         outcome = self.head.outcome(NAME, self._checked(self._outputs(reply)))
-        return Score(outcome, reading.note if reading else None, time.perf_counter() - started)
+        note, took = reading.note if reading else None, time.perf_counter() - started
+        return Score(outcome, note, took, _usage(reply))
 
     async def ping(self) -> None:
         """The server's description of its model costs nothing."""
@@ -196,7 +197,7 @@ class RemoteScorer:
         error = response_error(name, response)
         if response.status_code == HTTPStatus.NOT_FOUND:
             message = f"{error.message}: no such model or route; {REMEDIES[self.server]}"
-            return UpstreamError(error.kind, message)
+            return UpstreamError(error.kind, message, usage=error.usage)
         if self.server == "tei" and response.status_code == HTTPStatus.FAILED_DEPENDENCY:
             return UpstreamError("unavailable", error.message)  # TEI's word for a failed backend
         return error
@@ -251,6 +252,14 @@ def _reader(source: str, max_tokens: int | None) -> Reader:
     require(f"the scorer {NAME}", "transformers")
     folder = fetch(source, None, TOKENIZER_FILES)
     return open_reader(folder, max_tokens=max_tokens, pairs=False, trust=False)
+
+
+def _usage(reply: object) -> Usage | None:
+    """The tokens read, as vLLM and SGLang tell them; TEI does not. Nothing is written."""
+    match reply:
+        case {"usage": {"prompt_tokens": int(read)}} | {"meta_info": {"prompt_tokens": int(read)}}:
+            return counted(Usage(read, 0))
+    return None
 
 
 def _is_model(row: object, model: str) -> bool:

@@ -215,7 +215,7 @@ def _open(folder: Path, examples: Sequence[Example], recipe: Recipe) -> tuple[An
 
     labels = ("reward",) if examples[0].labels is None else ATTRIBUTES
     try:
-        network, report = AutoModelForSequenceClassification.from_pretrained(
+        network, report = AutoModelForSequenceClassification.from_pretrained(  # nosec B615 # local_files_only
             folder,
             id2label=dict(enumerate(labels)),
             label2id={label: index for index, label in enumerate(labels)},

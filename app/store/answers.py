@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import (
     BindParameter,
@@ -31,6 +33,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -38,7 +41,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from app.domain import CANNOT_RANK, WITHHELD, Answer, Feedback, WinRate
 from app.errors import AnswerNotFoundError, ConfigurationError, StoreError
 from app.store import rows, schema
-from app.store.search import Filter, cursor_of, document_of, indexed, new_number, newest, number_at
+from app.store.search import (
+    WORDS,
+    Filter,
+    Phrase,
+    cursor_of,
+    document_of,
+    indexed,
+    new_number,
+    newest,
+    number_at,
+)
+from app.store.transactions import patiently, reading, snapshot, writing
 
 log = logging.getLogger("starboard")
 
@@ -52,6 +66,11 @@ MIGRATION_LOCK = 7_827_225
 NEWEST = 10_000
 # So many answers are read at a time.
 PAGE = 200
+# How long SQLite waits for another writer, and for another process's migration.
+BUSY_MS = 5_000
+MIGRATION_MS = 3_600_000
+# So many numbers are drawn for an answer until one is free.
+DRAWS = 5
 
 
 @dataclass(frozen=True)
@@ -75,8 +94,10 @@ class AnswerStore:
             event.listen(engine.sync_engine, "connect", _set_up_sqlite)
         try:
             try:
-                async with engine.begin() as connection:
-                    await connection.run_sync(_migrate)
+                async with engine.connect() as connection:
+                    if await connection.run_sync(_migrate):
+                        await _index_missing(connection)
+                        await connection.commit()
             except (SQLAlchemyError, CommandError, OSError) as error:
                 shown = engine.url.render_as_string(hide_password=True)
                 why = _first_line(error)
@@ -86,35 +107,42 @@ class AnswerStore:
             await engine.dispose()
 
     async def save(self, answer: Answer) -> None:
-        """Keep an answer. It is on disk, and found by its words, when this returns."""
-        number = new_number(answer.created)
-        words = indexed(self.engine.dialect.name, number, document_of(answer))
-        with store_failures():
-            async with self.engine.begin() as connection:
-                await connection.execute(insert(schema.answers), rows.answer_row(answer))
-                await connection.execute(insert(schema.candidates), rows.candidate_rows(answer))
-                await connection.execute(insert(schema.listing), rows.listing_row(answer, number))
-                if tags := rows.tag_rows(answer, number):
-                    await connection.execute(insert(schema.tags), tags)
-                await connection.execute(words)
+        """Keep an answer. It is on disk, and found by its words, when this returns.
+
+        A connection that is lost is waited for, for `PATIENCE_S` seconds: the replies are paid for.
+        """
+        words = document_of(answer)
+        await patiently(lambda again: self._insert(answer, words, again=again))
+
+    async def _insert(self, answer: Answer, words: Phrase, *, again: bool) -> None:
+        stored = select(schema.answers.c.id).where(schema.answers.c.id == answer.id)
+        async with writing(self.engine) as connection:
+            if again and (await connection.execute(stored)).first():
+                return  # the connection was lost after the commit
+            await connection.execute(insert(schema.answers), rows.answer_row(answer))
+            await connection.execute(insert(schema.candidates), rows.candidate_rows(answer))
+            number = await _list(connection, answer)
+            await connection.execute(indexed(connection.dialect.name, number, words))
 
     async def get(self, answer_id: str) -> Answer:
         """The answer of that id; raises `AnswerNotFoundError`."""
         one = select(schema.answers).where(schema.answers.c.id == _checked(answer_id))
-        with store_failures():
-            async with self.engine.connect() as connection:
-                found = await _read(connection, one)
+        async with snapshot(self.engine) as connection:
+            found = await _read(connection, one)
         if not found:
             raise AnswerNotFoundError(f"there is no answer {answer_id}")
         return found[0]
 
-    async def answers(self) -> AsyncIterator[Answer]:
-        """All answers, oldest first, without holding the database while one is looked at.
+    async def answers(self, key_id: str | None = None) -> AsyncIterator[Answer]:
+        """All answers, or those of one API key, oldest first, without holding the database while
+        one is looked at.
 
         One that is stored meanwhile may be missed, if its run had begun before the last one read.
         """
         key = tuple_(schema.answers.c.created, schema.answers.c.id)
         first = select(schema.answers).order_by(*key).limit(PAGE)
+        if key_id is not None:
+            first = first.where(schema.answers.c.key_id == key_id)
         page = await self._page(first)
         while page:
             for answer in page:
@@ -122,9 +150,8 @@ class AnswerStore:
             page = await self._page(first.where(key > (page[-1].created, page[-1].id)))
 
     async def _page(self, wanted: Select[*tuple[Any, ...]]) -> list[Answer]:
-        with store_failures():
-            async with self.engine.connect() as connection:
-                return await _read(connection, wanted)
+        async with snapshot(self.engine) as connection:
+            return await _read(connection, wanted)
 
     async def newest(
         self, wanted: Filter, *, limit: int, cursor: str | None = None
@@ -135,31 +162,27 @@ class AnswerStore:
         """
         below = number_at(cursor) if cursor is not None else None
         page = newest(wanted, self.engine.dialect.name, below=below, limit=limit + 1)
-        with store_failures():
-            async with self.engine.connect() as connection:
-                if self.engine.dialect.name != "sqlite":
-                    # How often a word stands there decides between two ways to look for it: a
-                    # plan made without the word may be the wrong one.
-                    await connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
-                numbers = {row.answer_id: row.number for row in await connection.execute(page)}
-                ids = list(numbers)[:limit]
-                these = select(schema.answers).where(schema.answers.c.id.in_(ids))
-                found = {answer.id: answer for answer in await _read(connection, these)}
+        async with snapshot(self.engine) as connection:
+            if self.engine.dialect.name != "sqlite":
+                # How often a word stands there decides between two ways to look for it: a plan
+                # made without the word may be the wrong one.
+                await connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
+            numbers = {row.answer_id: row.number for row in await connection.execute(page)}
+            ids = list(numbers)[:limit]
+            these = select(schema.answers).where(schema.answers.c.id.in_(ids))
+            found = {answer.id: answer for answer in await _read(connection, these)}
         more = len(numbers) > limit
-        # One that was erased a moment ago is listed no more.
-        return [found[id_] for id_ in ids if id_ in found], (
-            cursor_of(numbers[ids[-1]]) if more else None
-        )
+        return [found[id_] for id_ in ids], cursor_of(numbers[ids[-1]]) if more else None
 
     async def add_feedback(self, answer_id: str, said: Feedback) -> None:
-        """Keep what a person said of a stored answer."""
+        """Keep what a person said of a stored answer; raises `AnswerNotFoundError`."""
         of_it = schema.listing.c.answer_id == answer_id
-        with store_failures():
-            async with self.engine.begin() as connection:
-                row = rows.feedback_row(answer_id, said)
-                await connection.execute(insert(schema.feedback), row)
-                marked = update(schema.listing).where(of_it).values(has_feedback=True)
-                await connection.execute(marked)
+        marked = update(schema.listing).where(of_it).values(has_feedback=True)
+        async with writing(self.engine) as connection:
+            if not (await connection.execute(marked)).rowcount:
+                raise AnswerNotFoundError(f"there is no answer {answer_id}")
+            row = rows.feedback_row(answer_id, said)
+            await connection.execute(insert(schema.feedback), row)
 
     async def erase(self, answer_id: str) -> None:
         """Delete an answer with all that belongs to it; raises `AnswerNotFoundError`."""
@@ -175,19 +198,17 @@ class AnswerStore:
         page = newest(wanted, self.engine.dialect.name, below=None, limit=PAGE)
         erased = 0
         while True:
-            with store_failures():
-                async with self.engine.connect() as connection:
-                    ids = [row.answer_id for row in await connection.execute(page)]
+            async with reading(self.engine) as connection:
+                ids = [row.answer_id for row in await connection.execute(page)]
             if not ids:
                 return erased
             erased += await self._erase(ids)
 
     async def _erase(self, ids: Sequence[str]) -> int:
         """The rows of other tables, and those of the full-text index, go with the answers'."""
-        with store_failures():
-            async with self.engine.begin() as connection:
-                gone = delete(schema.answers).where(schema.answers.c.id.in_(ids))
-                return (await connection.execute(gone)).rowcount
+        async with writing(self.engine) as connection:
+            gone = delete(schema.answers).where(schema.answers.c.id.in_(ids))
+            return (await connection.execute(gone)).rowcount
 
     async def win_rates(self, members: Sequence[str]) -> dict[str, WinRate]:
         """How often each of these members' replies had the highest reward; whoever has not
@@ -199,16 +220,14 @@ class AnswerStore:
         that the shares of one answer add up to one. By reward, not by who was selected: ties
         went by standing, which must not feed on itself.
         """
-        with store_failures():
-            async with self.engine.connect() as connection:
-                found = (await connection.execute(_win_rates(members))).all()
+        async with reading(self.engine) as connection:
+            found = (await connection.execute(_win_rates(members))).all()
         return {member: WinRate(wins / competed, competed) for member, competed, wins in found}
 
     async def ping(self) -> None:
         """Raises `StoreError` if the database does not answer."""
-        with store_failures():
-            async with self.engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
+        async with reading(self.engine) as connection:
+            await connection.execute(text("SELECT 1"))
 
 
 def _checked(answer_id: str) -> str:
@@ -216,6 +235,50 @@ def _checked(answer_id: str) -> str:
     if not ID.fullmatch(answer_id):
         raise AnswerNotFoundError("there is no answer of that id")
     return answer_id
+
+
+async def _list(connection: AsyncConnection, answer: Answer) -> int:
+    """Put an answer that is stored into the listing, with its tags; the number it has there."""
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    for _ in range(DRAWS):
+        number = new_number(answer.created)
+        row = dialect.insert(schema.listing).values(rows.listing_row(answer, number))
+        free = row.on_conflict_do_nothing(index_elements=[schema.listing.c.number])
+        if (await connection.execute(free)).rowcount:
+            if tags := rows.tag_rows(answer, number):
+                await connection.execute(insert(schema.tags), tags)
+            return number
+    raise StoreError("no number is free for the answer's time")
+
+
+async def _index_missing(connection: AsyncConnection) -> None:
+    """List what is not listed, and index what has no words in the index: the answers from before
+    there was either, or from before words were cut out as they are now.
+
+    Not a part of the migrations, for it goes by the tables and the code of today.
+    """
+    answers, listing = schema.answers, schema.listing
+    unlisted = select(answers).outerjoin(listing, listing.c.answer_id == answers.c.id)
+    unlisted = unlisted.where(listing.c.number.is_(None)).order_by(answers.c.id).limit(PAGE)
+    last = ""
+    while found := await _read(connection, unlisted.where(answers.c.id > last)):
+        last = found[-1].id
+        for answer in found:
+            await _list(connection, answer)
+    dialect = connection.dialect.name
+    indexed_as = WORDS.c.rowid if dialect == "sqlite" else WORDS.c.number
+    unindexed = select(listing.c.number, listing.c.answer_id)
+    unindexed = unindexed.outerjoin(WORDS, indexed_as == listing.c.number)
+    unindexed = unindexed.where(indexed_as.is_(None)).order_by(listing.c.number).limit(PAGE)
+    below = -1
+    while page := (await connection.execute(unindexed.where(listing.c.number > below))).all():
+        below = page[-1].number
+        numbers = {row.answer_id: row.number for row in page}
+        for answer in await _read(
+            connection, select(answers).where(answers.c.id.in_(list(numbers)))
+        ):
+            words = document_of(answer)
+            await connection.execute(indexed(dialect, numbers[answer.id], words))
 
 
 async def _read(connection: AsyncConnection, wanted: Select[*tuple[Any, ...]]) -> list[Answer]:
@@ -290,32 +353,31 @@ def _written_out(values: Sequence[str]) -> BindParameter[Sequence[str]]:
     return bindparam(None, values, expanding=True, literal_execute=True)
 
 
-@contextmanager
-def store_failures() -> Iterator[None]:
-    try:
-        yield
-    except (SQLAlchemyError, OSError, ValueError, OverflowError) as error:
-        # Not its text: a driver may quote the values it was given.
-        log.error("the database failed: %s", type(getattr(error, "orig", None) or error).__name__)
-        raise StoreError(f"the database failed: {type(error).__name__}") from error
-
-
 def _first_line(error: Exception) -> str:
     """What the driver says went wrong: SQLAlchemy's own text goes on with statement and values."""
     said = str(getattr(error, "orig", None) or error).splitlines()
     return said[0] if said else type(error).__name__
 
 
-def _migrate(connection: Connection) -> None:
-    """Bring the schema up to date; of several processes starting at once, one after the other."""
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    else:
-        connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+def _migrate(connection: Connection) -> bool:
+    """Bring the schema up to date, under a lock that lasts until the transaction ends: of several
+    processes starting at once, one after the other. False if it was up to date."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
+    newest = ScriptDirectory.from_config(config).get_current_head()
+    if MigrationContext.configure(connection).get_current_revision() == newest:
+        return False
+    log.info("bringing the database up to date, or waiting for another process that does")
+    connection.rollback()  # what was read began a transaction
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {MIGRATION_MS}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_MS}")
+    else:
+        connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+    return True
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:
@@ -324,7 +386,7 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
         "journal_mode = WAL",
         # A returned answer outlives a power cut, not only a crash of ours.
         "synchronous = FULL",
-        "busy_timeout = 5000",
+        f"busy_timeout = {BUSY_MS}",
         "foreign_keys = ON",
     ):
         cursor.execute(f"PRAGMA {pragma}")

@@ -2,7 +2,8 @@
 
 Whatever is counted is counted in the database under a lock of the key's row, so that replicas that
 share a PostgreSQL hold the limits together. A run holds a lease; a killed process's leases expire.
-Money is in whole nano-dollars.
+A minute or month that one replica has begun is begun for all, so that clocks a little apart count
+nothing twice; leases expire by the clock of whoever looks. Money is in whole nano-dollars.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import RowMapping, delete, func, insert, select, update
+from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.domain import NANO
 from app.errors import BudgetError, LimitError, UnauthorizedError
 from app.store.schema import keys, leases
 from app.store.transactions import aware, reading, utc_now, writing
@@ -25,9 +27,9 @@ Scope = Literal["answer", "score", "read", "admin"]
 Period = Literal["total", "month"]
 
 PREFIX = "sk-sb-"
+ID_PREFIX = "key_"
 SHOWN = len(PREFIX) + 6
 SECRET_BYTES = 32
-NANO = 10**9
 NOT_GOOD = "this API key is not known, was revoked, or has expired"
 
 
@@ -89,7 +91,7 @@ class Keys:
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
         now = self.now()
         row = {
-            "id": f"key_{secrets.token_hex(8)}",
+            "id": f"{ID_PREFIX}{secrets.token_hex(8)}",
             "name": name,
             "prefix": secret[:SHOWN],
             "hash": _hash(secret),
@@ -121,11 +123,16 @@ class Keys:
         async with reading(self.engine) as connection:
             return (await connection.execute(select(keys.c.id).limit(1))).first() is not None
 
+    async def named(self, which: str) -> ApiKey | None:
+        """The key of that id or prefix, good or not; None if there is no such key."""
+        async with reading(self.engine) as connection:
+            row = (await connection.execute(_named(which))).mappings().first()
+        return self._key(row) if row else None
+
     async def revoke(self, which: str) -> ApiKey | None:
         """Revoke the key of that id or prefix for good; None if there is no such key."""
-        named = (keys.c.id == which) | (keys.c.prefix == which)
         async with writing(self.engine) as connection:
-            found = await connection.execute(select(keys).where(named).with_for_update())
+            found = await connection.execute(_named(which).with_for_update())
             row = found.mappings().first()
             if row is None:
                 return None
@@ -157,14 +164,12 @@ class Keys:
             key = self._key(row)
             if not key.good_at(now):
                 raise UnauthorizedError(NOT_GOOD)
-            minute = int(now.timestamp()) // 60
+            minute = max(row["minute"], int(now.timestamp()) // 60)
             requests = row["requests"] if row["minute"] == minute else 0
             if key.per_minute is not None and requests >= key.per_minute:
                 detail = f"{key.per_minute} requests a minute are allowed"
-                raise LimitError(detail, retry_after_s=60 - now.timestamp() % 60)
-            gone = (leases.c.key_id == key_id) & (leases.c.expires <= now)
-            await connection.execute(delete(leases).where(gone))
-            running, held = await _held(connection, key_id)
+                raise LimitError(detail, retry_after_s=60 * (minute + 1) - now.timestamp())
+            running, held = await _held(connection, key_id, now)
             if key.concurrency is not None and running >= key.concurrency:
                 detail = f"{key.concurrency} requests at a time are allowed"
                 raise LimitError(detail, retry_after_s=1)
@@ -173,7 +178,7 @@ class Keys:
                 "requests": requests + 1,
                 "minute": minute,
                 "spent": key.spent,
-                "month": _month(now),
+                "month": max(row["month"], _month(now)),
             }
             await connection.execute(update(keys).where(keys.c.id == key_id).values(counted))
             held_by_it = {
@@ -186,15 +191,25 @@ class Keys:
         return lease
 
     async def settle(self, lease: Lease, spent: int) -> None:
-        """End a lease and book what its run spent, also if it has expired."""
+        """End a lease and book what its run spent, also if it has expired. Of several calls for
+        one lease the first books: whoever does not know whether it was heard calls again."""
         async with writing(self.engine) as connection:
-            key = self._key(await _locked(connection, lease.key_id))
-            booked = {"spent": key.spent + spent, "month": _month(self.now())}
-            await connection.execute(update(keys).where(keys.c.id == key.id).values(booked))
-            await connection.execute(delete(leases).where(leases.c.id == lease.id))
+            row = await _locked(connection, lease.key_id)
+            ended = await connection.execute(delete(leases).where(leases.c.id == lease.id))
+            if not ended.rowcount:
+                return
+            month = max(row["month"], _month(self.now()))
+            booked = {"spent": self._key(row).spent + spent, "month": month}
+            await connection.execute(update(keys).where(keys.c.id == lease.key_id).values(booked))
+
+    async def forget(self) -> None:
+        """Drop leases that expired a day ago: those of processes that were killed."""
+        async with writing(self.engine) as connection:
+            old = leases.c.expires <= self.now() - timedelta(days=1)
+            await connection.execute(delete(leases).where(old))
 
     def _key(self, row: RowMapping | dict[str, Any]) -> ApiKey:
-        of_before = row["period"] == "month" and row["month"] != _month(self.now())
+        of_before = row["period"] == "month" and row["month"] < _month(self.now())
         return ApiKey(
             id=row["id"],
             name=row["name"],
@@ -211,6 +226,10 @@ class Keys:
         )
 
 
+def _named(which: str) -> Select[*tuple[Any, ...]]:
+    return select(keys).where((keys.c.id == which) | (keys.c.prefix == which))
+
+
 async def _locked(connection: AsyncConnection, key_id: str) -> RowMapping:
     its = select(keys).where(keys.c.id == key_id).with_for_update()
     row = (await connection.execute(its)).mappings().one_or_none()
@@ -219,10 +238,11 @@ async def _locked(connection: AsyncConnection, key_id: str) -> RowMapping:
     return row
 
 
-async def _held(connection: AsyncConnection, key_id: str) -> tuple[int, int]:
-    """How many leases the key has, and what they reserve together."""
+async def _held(connection: AsyncConnection, key_id: str, now: datetime) -> tuple[int, int]:
+    """How many leases the key has that have not expired, and what they reserve together."""
     reserved = func.coalesce(func.sum(leases.c.reserved), 0)
-    its = select(func.count(), reserved).where(leases.c.key_id == key_id)
+    good = (leases.c.key_id == key_id) & (leases.c.expires > now)
+    its = select(func.count(), reserved).where(good)
     running, held = (await connection.execute(its)).one()
     return running, int(held)
 

@@ -50,6 +50,8 @@ def answer_row(answer: Answer) -> Row:
         "missing": list(answer.missing),
         "tags": dict(answer.tags),
         "cost_usd": answer.cost_usd,
+        "cost_bound_usd": answer.cost_bound_usd,
+        "key_id": answer.key_id,
     }
 
 
@@ -67,6 +69,7 @@ def listing_row(answer: Answer, number: int) -> Row:
         "member": answer.winner.candidate.member if answer.winner else None,
         "strategy": answer.selection.strategy,
         "quality": answer.quality,
+        "key_id": answer.key_id,
         "has_feedback": False,
     }
 
@@ -109,6 +112,8 @@ def answer_from(
         missing=tuple(row["missing"]),
         tags=row["tags"],
         cost_usd=row["cost_usd"],
+        cost_bound_usd=row["cost_bound_usd"],
+        key_id=row["key_id"],
         feedback=tuple(_feedback_from(said) for said in feedback_rows),
     )
 

@@ -43,6 +43,9 @@ answers = Table(
     Column("missing", JSON, nullable=False),
     Column("tags", JSON, nullable=False),
     Column("cost_usd", Float),
+    Column("cost_bound_usd", Float),
+    # Not a foreign key: what an answer is erased by must not depend on another row.
+    Column("key_id", String(40)),
     Index(None, "created"),
 )
 
@@ -113,8 +116,9 @@ leases = Table(
     Index(None, "key_id"),
 )
 
-# `answer_id` is null while the request is under way, which it is at most until `expires`. `scope`
-# is the API key's id, empty where no key is asked for.
+# `answer_id` is null while the request is under way, which it is at most until `expires`; `run_id`
+# is that of the answer to come. `scope` is the API key's id, empty where no key is asked for. The
+# row goes with its answer.
 idempotency = Table(
     "idempotency",
     metadata,
@@ -123,9 +127,21 @@ idempotency = Table(
     Column("digest", String(64), nullable=False),
     Column("owner", String(40), nullable=False),
     Column("expires", DateTime(timezone=True), nullable=False),
-    Column("answer_id", String(40)),
+    Column("answer_id", ForeignKey("answers.id", ondelete="CASCADE")),
+    Column("run_id", String(40)),
     Column("created", DateTime(timezone=True), nullable=False),
+    Index(None, "answer_id"),
     Index(None, "created"),
+)
+
+# Members that no process calls; `probe_from` is when one of them may try, in seconds since 1970 by
+# the database's clock.
+circuits = Table(
+    "circuits",
+    metadata,
+    Column("member", String(200), primary_key=True),
+    Column("failed", Integer, nullable=False),
+    Column("probe_from", Float, nullable=False),
 )
 
 # What answers are found by: a row for each, and the table `words` beside it, which is no table
@@ -140,11 +156,13 @@ listing = Table(
     Column("member", String(200)),
     Column("strategy", String(32), nullable=False),
     Column("quality", String(16), nullable=False),
+    Column("key_id", String(40)),
     Column("has_feedback", Boolean, nullable=False),
     Index(None, "answer_id", unique=True),
     Index(None, "member", "number"),
     Index(None, "strategy", "number"),
     Index(None, "quality", "number"),
+    Index(None, "key_id", "number"),
     Index(None, "has_feedback", "number"),
 )
 

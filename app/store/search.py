@@ -5,8 +5,10 @@ time: a range of time is a range of numbers, a page goes on below the last numbe
 before, and the full-text index of either database is read in that order, never sorted.
 
 The words are cut out here, alike for SQLite's FTS5 and PostgreSQL's tsvector: what is found does
-not depend on the database. No stemming, for the language is not known; every ideograph and kana
-is a word of its own, so that Chinese and Japanese are found without a dictionary.
+not depend on the database. No stemming, for the language is not known; in scripts that put no
+blanks between words every letter is a word of its own, so that Chinese, Japanese and Thai are found
+without a dictionary. Whoever changes how words are cut out adds a migration that empties the table
+`words`: the start that runs it builds the index anew.
 """
 
 from __future__ import annotations
@@ -14,49 +16,64 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import regex
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Insert,
     Select,
+    String,
+    cast,
     column,
-    func,
     insert,
-    literal_column,
+    literal,
     select,
     table,
 )
+from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 
 from app.domain import Answer, Completion, Quality
 from app.errors import InvalidRequestError
 from app.store import schema
 
 # The low bits of a number tell answers of one millisecond apart. Two of them meet once in two
-# million such pairs; the second is then not stored, and its client told so.
+# million such pairs; the second then draws again.
 SLOT_BITS = 21
 LAST = 2**63 - 1
 # Of the conversation, and of the reply: a tsvector holds a megabyte and counts places to 16,383.
 CHARACTERS = 50_000
 WORDS_EACH = 8_000
 
-_OWN_WORDS = re.compile(r"([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])")
-_WORD = re.compile(r"[^\W_]+")
-_PHRASE = re.compile(r'"([^"]*)"|(\S+)')
+# The longest word, in characters; what is longer is cut into several. A tsvector takes 2,046 bytes.
+LONGEST = 255
+
+# What joins letters or only changes how they look. U+200B, which is among these, parts words.
+_INVISIBLE = regex.compile(r"(?!\u200b)\p{Default_Ignorable_Code_Point}")
+# Normalizing puts the marks on a letter in order, in the square of their number: thousands would
+# hold the process for seconds. No language has more than Unicode's stream-safe text, 30; the last
+# two are no marks, but become such.
+_MARKS = regex.compile(r"([\p{M}\uff9e\uff9f]{30})[\p{M}\uff9e\uff9f]+")
+# Letters of scripts without blanks, those of South-East Asia by how their lines are broken.
+_ALONE = r"[\p{Han}\p{Hiragana}\p{Katakana}\u30fc\p{Line_Break=Complex_Context}]"
+_LETTER = r"[\p{L}\p{N}]"
+_WORD = regex.compile(
+    rf"(?={_ALONE}){_LETTER}\p{{M}}*|{_LETTER}(?:(?!{_ALONE}){_LETTER}|\p{{M}}){{0,{LONGEST - 1}}}"
+)
+_PHRASE = regex.compile(r'"([^"]*)"|(\S+)')
 
 # The full-text index, which is no table that SQLAlchemy knows: FTS5's on SQLite, which has a
 # `rowid`, and on PostgreSQL one with a `number`.
 WORDS = table(
     "words", column("rowid", BigInteger), column("number", BigInteger), column("document")
 )
-# PostgreSQL's configuration without stemming and stop words.
-_SIMPLE: ColumnElement[str] = literal_column("'simple'::regconfig")
+# No word that is cut out of a text holds it, for it is no letter.
+_PILCROW = "\u00b6"
 
 Phrase = tuple[str, ...]
 
@@ -64,16 +81,17 @@ Phrase = tuple[str, ...]
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which answers. `q` are words, all of which stand in the prompt or the chosen reply; those in
-    double quotes in that order. `member` wrote the chosen reply;
-    `tags` are keys and values, all of which it has. `since` and `until` (exclusive)
-    are times of asking, to the millisecond.
+    double quotes in that order. `member` wrote the chosen reply; `key_id` is the API key's that
+    asked; `tags` are keys and values, all of which it has. `since` and `until` (exclusive) are
+    times of asking, to the millisecond.
     """
 
     q: str | None = None
     member: str | None = None
     strategy: str | None = None
     quality: Quality | None = None
-    tags: Iterable[tuple[str, str]] = ()
+    key_id: str | None = None
+    tags: Sequence[tuple[str, str]] = ()
     feedback: bool | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -104,8 +122,10 @@ def number_at(cursor: str) -> int:
 
 
 def words_of(text: str) -> Phrase:
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return tuple(_WORD.findall(_OWN_WORDS.sub(r" \1 ", plain)))
+    plain = _MARKS.sub(r"\1", _INVISIBLE.sub("", text))
+    # Twice, for folding leaves some letters decomposed, and some have no case before.
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", plain).casefold())
+    return tuple(_WORD.findall(folded))
 
 
 def phrases_of(q: str) -> tuple[Phrase, ...]:
@@ -116,49 +136,47 @@ def phrases_of(q: str) -> tuple[Phrase, ...]:
     return found
 
 
-def document_of(answer: Answer) -> str:
-    """What an answer is found by: the conversation, the chosen reply, its member and its tags."""
+def document_of(answer: Answer) -> Phrase:
+    """What an answer is found by: the conversation, the chosen reply, its member, tags and key."""
+    # From the end: the last turn is the one that the reply answers.
+    turns = "\0".join(message.content for message in answer.prompt.messages)[-CHARACTERS:]
+    asked = [word for turn in turns.split("\0") for word in (*words_of(turn), _PILCROW)]
     winner = answer.winner
     outcome = winner.candidate.outcome if winner else None
-    return document(
-        [message.content for message in answer.prompt.messages],
-        outcome.text if isinstance(outcome, Completion) else "",
-        winner.candidate.member if winner else None,
-        answer.tags.items(),
-    )
+    reply = outcome.text if isinstance(outcome, Completion) else ""
+    replied = words_of(reply[:CHARACTERS])
+    member = winner.candidate.member if winner else None
+    marks = _marks(member, answer.tags.items(), answer.key_id)
+    return (*asked[-WORDS_EACH:], *replied[:WORDS_EACH], *marks)
 
 
-def document(
-    turns: Sequence[str], reply: str, member: str | None, tags: Iterable[tuple[str, str]]
-) -> str:
-    # From the end: the last turn is the one that the reply answers.
-    asked = words_of("\n".join(turns)[-CHARACTERS:])[-WORDS_EACH:]
-    replied = words_of(reply[:CHARACTERS])[:WORDS_EACH]
-    return " ".join((*asked, *replied, *_marks(member, tags)))
-
-
-def _marks(member: str | None, tags: Iterable[tuple[str, str]]) -> Iterator[str]:
+def _marks(
+    member: str | None, tags: Iterable[tuple[str, str]], key_id: str | None
+) -> Iterator[str]:
     """Words that stand for what an answer is: with these the index itself finds the few answers
     of one user among the many with a frequent word. Whether they tell the truth the tables say.
     """
-    named = [("member", member)] if member is not None else []
-    for mark in (*named, *tags):
-        yield "m" + hashlib.sha256("\0".join(mark).encode()).hexdigest()[:16]
+    named = (("member", member), ("key", key_id))
+    for mark in (*((of, name) for of, name in named if name is not None), *tags):
+        yield _PILCROW + hashlib.sha256("\0".join(mark).encode()).hexdigest()[:16]
 
 
-def indexed(dialect: str, number: int, words: str) -> Insert:
+def indexed(dialect: str, number: int, words: Phrase) -> Insert:
     """The statement that puts these words of an answer into the index."""
     if dialect == "sqlite":
-        return insert(WORDS).values(rowid=number, document=words)
-    return insert(WORDS).values(number=number, document=func.to_tsvector(_SIMPLE, words))
+        return insert(WORDS).values(rowid=number, document=" ".join(words))
+    # Written out, and not by `to_tsvector`, whose parser has its own idea of what a word is.
+    placed = " ".join(f"'{word}':{place}" for place, word in enumerate(words, 1))
+    return insert(WORDS).values(number=number, document=cast(literal(placed, String), TSVECTOR))
 
 
-def _hold(dialect: str, phrases: tuple[Phrase, ...]) -> ColumnElement[bool]:
+def _hold(dialect: str, phrases: Sequence[Phrase]) -> ColumnElement[bool]:
     if dialect == "sqlite":
         wanted = " ".join(f'"{" ".join(phrase)}"' for phrase in phrases)
         return WORDS.c.document.bool_op("MATCH")(wanted)
     each = (" <-> ".join(f"'{word}'" for word in phrase) for phrase in phrases)
-    return WORDS.c.document.bool_op("@@")(func.to_tsquery(_SIMPLE, f"({') & ('.join(each)})"))
+    wanted = f"({') & ('.join(each)})"
+    return WORDS.c.document.bool_op("@@")(cast(literal(wanted, String), TSQUERY))
 
 
 def newest(wanted: Filter, dialect: str, *, below: int | None, limit: int) -> Select[int, str]:
@@ -171,15 +189,19 @@ def newest(wanted: Filter, dialect: str, *, below: int | None, limit: int) -> Se
         found = found.join(tags, tags.c.number == listing.c.number)
         found = found.where(tags.c.key == key, tags.c.value == value)
         number = tags.c.number
-    if wanted.q is not None:
+    marks = [(mark,) for mark in _marks(wanted.member, wanted.tags, wanted.key_id)]
+    phrases = phrases_of(wanted.q) if wanted.q is not None else ()
+    # Of two tags SQLite would walk all answers of the one that happens to lead, be it on most of
+    # them; its full-text index leaps from one answer with both to the next.
+    if phrases or (dialect == "sqlite" and len(marks) > 1):
         number = WORDS.c.rowid if dialect == "sqlite" else WORDS.c.number
         found = found.join(WORDS, number == listing.c.number)
-        marks = ((mark,) for mark in _marks(wanted.member, wanted.tags))
-        found = found.where(_hold(dialect, (*phrases_of(wanted.q), *marks)))
+        found = found.where(_hold(dialect, (*phrases, *marks)))
     exact = {
         "member": wanted.member,
         "strategy": wanted.strategy,
         "quality": wanted.quality,
+        "key_id": wanted.key_id,
         "has_feedback": wanted.feedback,
     }
     found = found.where(*(listing.c[n] == v for n, v in exact.items() if v is not None))

@@ -113,6 +113,12 @@ async def test_messages_stand_in_for_a_prompt(client: httpx2.AsyncClient) -> Non
         ({"prompt": "a", "plan": {"reserves": ["z"]}}, "plan.reserves"),
         ({"prompt": "a", "plan": {"aggregator": "z"}}, "plan.aggregator"),
         ({"prompt": "a", "plan": {"quorum": 4}}, "plan.quorum"),
+        ({"prompt": "a", "plan": {"quorum": 4, "reserves": ["a"]}}, "plan.quorum"),
+        ({"prompt": "a", "plan": {"quorum": 2, "strategy": "single"}}, "plan.quorum"),
+        (
+            {"prompt": "a", "plan": {"quorum": 2, "strategy": "cascade", "threshold": 1}},
+            "plan.quorum",
+        ),
         ({"prompt": "a", "plan": {"on_partial": "panic"}}, "plan.on_partial"),
         ({"prompt": "a", "plan": {"hedge_s": 0}}, "plan.hedge_s"),
         ({"prompt": "a", "colour": "blue"}, "colour"),
@@ -165,6 +171,8 @@ async def test_what_is_not_there_is_a_problem(client: httpx2.AsyncClient) -> Non
         assert response.headers["content-type"] == "application/problem+json"
     wrong_method = await client.get("/answer")
     assert (wrong_method.status_code, wrong_method.headers["allow"]) == (405, "POST")
+    of_two_routes = await client.put("/answers/ans_none")
+    assert (of_two_routes.status_code, of_two_routes.headers["allow"]) == (405, "DELETE, GET")
 
 
 async def test_a_store_that_is_gone_is_a_503(scripted: Settings) -> None:

@@ -1,17 +1,23 @@
-"""A client that leaves: every connection upstream is closed, and what had come is stored."""
+"""A client that leaves: every connection upstream is closed, what had come is stored, and what it
+cost is booked."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import select
 
 from app.api import create_app
-from app.domain import Answer, Completion, Failure
+from app.domain import NANO, Answer, Completion, Failure
 from app.settings import Settings
-from app.store import AnswerStore
+from app.store import AnswerStore, schema
+from app.store.idempotency import Claim, Idempotency
+from app.store.keys import Keys, Lease
 from tests.conftest import settings
 from tests.fakes.anthropic import AnthropicFake
 from tests.fakes.google import GoogleFake
@@ -21,6 +27,7 @@ from tests.fakes.server import FakeServer
 from tests.serving import serve
 
 CLOSED_WITHIN_S = 0.25
+MEMBER_PRICE = {"input_per_million": 1.0, "output_per_million": 10.0}
 CHAT: dict[str, object] = {
     "model": "starboard",
     "messages": [{"role": "user", "content": "Which?"}],
@@ -54,6 +61,10 @@ def board(fakes: Fakes, database_url: str) -> Settings:
         MISTRAL_BASE_URL=mistral.base_url,
         NVIDIA_API_KEY=nvidia.api_key,
         NVIDIA_BASE_URL=nvidia.base_url,
+        prices={
+            **dict.fromkeys(("claude", "gemma", "mistral"), MEMBER_PRICE),
+            "nvidia": {"input_per_million": 0.1, "output_per_million": 0.0},
+        },
     )
 
 
@@ -103,6 +114,100 @@ async def test_every_call_upstream_ends_with_its_client(
     assert [o.kind for o in unknown if isinstance(o, Failure)] == ["cancelled", "cancelled"]
 
 
+@pytest.mark.parametrize("ask", ROUTES.values(), ids=ROUTES.keys())
+async def test_what_was_spent_until_the_client_left_is_booked_and_stored(
+    ask: Ask, fakes: Fakes, board: Settings
+) -> None:
+    """Claude's reply at its price, and the calls cut off at the most they can have cost. What else
+    was reserved is given back."""
+    _, *silent = fakes
+    for fake in silent:
+        fake.delay_s = 30
+    async with serve(create_app(board)) as client, keys_of(board) as keys:
+        key, secret = await keys.create("k", ["answer"], budget=NANO)
+        client.headers["authorization"] = f"Bearer {secret}"
+        asking = asyncio.ensure_future(ask(client))
+        await until(lambda: all(fake.in_progress for fake in silent), 30)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await until_free(keys)
+        (spent,) = [key.spent for key in await keys.all()]
+    abandoned = await only_answer(board)
+    paid, *cut_off = (one.candidate for one in abandoned.candidates)
+    assert isinstance(paid.outcome, Completion)
+    assert paid.outcome.usage is not None
+    usage = paid.outcome.usage
+    reply = usage.input_tokens * 1_000 + usage.output_tokens * 10_000
+    prompt = len("Which?") + 16
+    call = prompt * 1_000 + board.max_tokens * 10_000
+    score = (prompt + len(paid.outcome.text.encode()) + 16) * 100
+    assert spent == reply + 2 * call + score < NANO
+    assert paid.cost_usd == reply / NANO
+    assert [one.cost_usd for one in cut_off] == [None, None]
+    assert (abandoned.cost_usd, abandoned.cost_bound_usd) == (None, spent / NANO)
+    assert abandoned.key_id == key.id
+
+
+@pytest.mark.parametrize("ask", ROUTES.values(), ids=ROUTES.keys())
+async def test_who_leaves_while_being_let_in_leaves_nothing_reserved(
+    ask: Ask, fakes: Fakes, board: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database has taken the lease, and the client leaves before it says so."""
+    taken, gone = asyncio.Event(), asyncio.Event()
+    admit = Keys.admit
+
+    async def late(keys: Keys, *values: Any) -> Lease:
+        lease = await admit(keys, *values)
+        taken.set()
+        await gone.wait()
+        return lease
+
+    for fake in fakes:
+        fake.delay_s = 30
+    async with serve(create_app(board)) as client, keys_of(board) as keys:
+        _, secret = await keys.create("k", ["answer"], budget=NANO, concurrency=1)
+        client.headers["authorization"] = f"Bearer {secret}"
+        with monkeypatch.context() as patch:
+            patch.setattr(Keys, "admit", late)
+            asking = asyncio.ensure_future(ask(client))
+            await asyncio.wait_for(taken.wait(), 30)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            await asyncio.sleep(0.2)  # the server hears of it
+            gone.set()
+            await until_free(keys)
+
+
+@pytest.mark.parametrize("path", ["/answer", "/v1/chat/completions"])
+async def test_who_leaves_while_claiming_an_idempotency_key_leaves_it_free(
+    path: str, fakes: Fakes, board: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = CHAT if path.startswith("/v1") else {"prompt": "Which?"}
+    taken, gone = asyncio.Event(), asyncio.Event()
+    claim = Idempotency.claim
+
+    async def late(idempotency: Idempotency, *values: Any) -> Claim:
+        claimed = await claim(idempotency, *values)
+        taken.set()
+        await gone.wait()
+        return claimed
+
+    async with serve(create_app(board)) as client:
+        client.headers["idempotency-key"] = "order-1"
+        with monkeypatch.context() as patch:
+            patch.setattr(Idempotency, "claim", late)
+            asking = asyncio.ensure_future(client.post(path, json=body))
+            await asyncio.wait_for(taken.wait(), 30)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            await asyncio.sleep(0.2)  # the server hears of it
+            gone.set()
+        assert fakes[0].requests == []
+        async with asyncio.timeout(30):  # a claim that is left behind is held for 70 s
+            while (await client.post(path, json=body)).status_code != 200:
+                pass
+
+
 async def test_an_answer_to_a_client_that_stays_cancels_nothing(
     fakes: Fakes, board: Settings
 ) -> None:
@@ -120,6 +225,20 @@ async def until(reached: Callable[[], bool], limit_s: float) -> None:
     async with asyncio.timeout(limit_s):
         while not reached():
             await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def keys_of(board: Settings) -> AsyncIterator[Keys]:
+    async with AnswerStore.open(board.database_url) as store:
+        yield Keys(store.engine)
+
+
+async def until_free(keys: Keys) -> None:
+    """Wait until nothing is reserved any more; a lease that is left behind lasts for 70 s."""
+    async with asyncio.timeout(30), keys.engine.connect() as connection:
+        while (await connection.execute(select(schema.leases))).first():
+            await connection.rollback()
+            await asyncio.sleep(0.02)
 
 
 async def only_answer(board: Settings) -> Answer:

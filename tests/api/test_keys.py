@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.api import create_app
+from app.domain import NANO
 from app.errors import ConfigurationError
 from app.metering import Price
 from app.settings import Settings
@@ -19,11 +20,13 @@ from app.store import AnswerStore
 from app.store.keys import ApiKey, Keys, Scope
 from app.wiring import open_services
 from tests.conftest import settings
+from tests.fakes.nvidia import NvidiaFake
 from tests.fakes.openai_compatible import OpenAICompatibleFake
 from tests.serving import serve
 
-NANO = 10**9
 PROMPT = {"prompt": "Which?", "max_tokens": 100}
+# Nano-dollars of one call to `paid`: the prompt at a token a byte, its template, and 100 tokens.
+MOST = (len("Which?") + 16) * 1000 + 100 * 10_000
 
 
 @pytest.fixture
@@ -197,6 +200,44 @@ async def test_what_a_run_cost_is_told_and_booked(
         assert again.json() == document
 
 
+@pytest.mark.parametrize(
+    ("fault", "nano"),
+    [
+        ("reset_mid_body", MOST),
+        ("reset_before_reply", MOST),
+        ("truncated_json", MOST),
+        ("html_502", MOST),
+        ("server_error_500", MOST),
+        ("gateway_timeout_504", MOST),
+        ("unauthorized_401", 0),
+        ("rate_limited_429", 0),
+        ("unavailable_503", 0),
+    ],
+)
+async def test_what_a_failure_may_have_cost_is_booked_and_told_as_unknown(
+    host: OpenAICompatibleFake, database_url: str, fault: str, nano: int, at_once: None
+) -> None:
+    host.fail(fault)
+    async with serve_paid(host, database_url) as (client, keys):
+        _, headers = await made(keys, budget=NANO)
+        failed = await client.post("/answer", json=PROMPT, headers=headers)
+        assert failed.status_code == 502
+        (listed,) = (await client.get("/answers", headers=headers)).json()["answers"]
+        stored = await client.get(f"/answers/{listed['id']}", headers=headers)
+        assert stored.json()["cost_usd"] == (None if nano else 0)
+        assert await spent(keys) == nano
+
+
+async def test_a_request_that_cannot_be_is_not_held_against_its_key(
+    client: httpx2.AsyncClient, keys: Keys
+) -> None:
+    _, headers = await made(keys, per_minute=1)
+    for wrong in ({"members": ["nobody"]}, {"plan": {"strategy": "cascade"}}):
+        refused = await client.post("/answer", json={**PROMPT, **wrong}, headers=headers)
+        assert refused.status_code == 422
+    assert (await client.post("/answer", json=PROMPT, headers=headers)).status_code == 200
+
+
 async def test_a_budget_that_does_not_cover_a_run_refuses_it_unasked(
     host: OpenAICompatibleFake, database_url: str
 ) -> None:
@@ -237,6 +278,31 @@ async def test_a_judge_is_paid_too(host: OpenAICompatibleFake, database_url: str
         assert await spent(keys) == round(document["cost_usd"] * NANO)
 
 
+async def test_a_reward_model_is_paid_by_its_tokens(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    prices = {
+        "paid": {"input_per_million": 0, "output_per_million": 0},
+        "nvidia": {"input_per_million": 1, "output_per_million": 10},
+    }
+    async with NvidiaFake() as nvidia:
+        board = {
+            "scorer": {"kind": "nvidia"},
+            "NVIDIA_API_KEY": nvidia.api_key,
+            "NVIDIA_BASE_URL": nvidia.base_url,
+            "prices": prices,
+        }
+        async with serve_paid(host, database_url, **board) as (client, keys):
+            _, headers = await made(keys, budget=NANO)
+            document = (await client.post("/answer", json=PROMPT, headers=headers)).json()
+            cost = await spent(keys)
+        told = nvidia.respond(nvidia.requests[-1]).body
+    assert isinstance(told, dict)
+    usage = told["usage"]
+    assert cost == usage["prompt_tokens"] * 1000 + usage["completion_tokens"] * 10_000 > 0
+    assert document["cost_usd"] == cost / NANO
+
+
 async def test_one_answer_for_an_idempotency_key(
     host: OpenAICompatibleFake, database_url: str
 ) -> None:
@@ -270,6 +336,52 @@ async def test_a_request_still_under_way_is_waited_for_until_the_deadline(
         assert (await first).status_code == 504
         host.delay_s = 0  # what failed may be tried again under its key
         assert (await client.post("/answer", json=body, headers=named)).status_code == 200
+
+
+CHAT = {"model": "starboard", "messages": [{"role": "user", "content": "Which?"}]}
+
+
+async def test_answers_of_every_route_are_listed_and_erased_by_the_key_that_asked(
+    client: httpx2.AsyncClient, keys: Keys
+) -> None:
+    """Also those of a key that was revoked; another key's stay."""
+    await client.post("/answer", json=PROMPT)  # while none is asked for
+    (one, ours), (two, theirs) = [await made(keys, "answer", "read") for _ in range(2)]
+    _, admin = await made(keys, "admin")
+    asked = (("/answer", PROMPT), ("/v1/chat/completions", CHAT))
+    for path, body in asked:
+        for more in ({}, {"stream": True}):
+            response = await client.post(path, json={**body, **more}, headers=ours)
+            assert response.status_code == 200
+    nobody = {"prompt": "Which?", "plan": {"floor": 9}}
+    assert (await client.post("/answer", json=nobody, headers=theirs)).json()["key"] == two.id
+
+    async def listed(**query: str) -> list[str | None]:
+        response = await client.get("/answers", params=query, headers=theirs)
+        return [answer["key"] for answer in response.json()["answers"]]
+
+    assert await listed() == [two.id, *[one.id] * 4, None]
+    assert await listed(key=one.id) == await listed(key=one.id, q="second") == [one.id] * 4
+    exported = await client.get("/export", params={"format": "sft", "key": one.id}, headers=admin)
+    assert len(exported.text.splitlines()) == 4
+    await keys.revoke(one.id)
+    its = {"key": one.id}
+    assert (await client.delete("/answers", params=its, headers=theirs)).status_code == 403
+    erased = await client.delete("/answers", params=its, headers=admin)
+    assert erased.json() == {"erased": 4}
+    assert await listed() == [two.id, None]
+
+
+async def test_what_is_erased_may_be_asked_again_under_its_idempotency_key(
+    client: httpx2.AsyncClient, keys: Keys
+) -> None:
+    key, headers = await made(keys, "admin")
+    named = {**headers, "idempotency-key": "order-1"}
+    first = (await client.post("/answer", json=PROMPT, headers=named)).json()["id"]
+    await client.delete("/answers", params={"key": key.id}, headers=headers)
+    again = await client.post("/answer", json=PROMPT, headers=named)
+    assert again.status_code == 200
+    assert again.json()["id"] != first
 
 
 async def test_a_board_that_asks_itself_stops(scripted: Settings) -> None:

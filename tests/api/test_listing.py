@@ -133,6 +133,7 @@ async def test_answers_are_listed_page_by_page(client: httpx2.AsyncClient) -> No
         "strategy": "best_of_n",
         "quality": "full",
         "tags": {"user": "u:1"},
+        "key": None,
         "feedback": 0,
     }
     rest = (await client.get("/answers", params={"limit": 2, "cursor": first["next"]})).json()
@@ -207,7 +208,7 @@ async def test_answers_are_erased_by_id_or_tag(client: httpx2.AsyncClient) -> No
     assert await listed(client) == ["Question 2?"]
     none = await client.delete("/answers", params={"tag": ["user:u0", "user:u1"]})
     assert none.json() == {"erased": 0}
-    for query in ({}, {"tag": "user"}):
+    for query in ({}, {"tag": "user"}, {"key": "\0"}, {"key": ""}, {"tag": "a:b", "keys": "key_1"}):
         assert (await client.delete("/answers", params=query)).status_code == 422
     assert await listed(client) == ["Question 2?"]
 

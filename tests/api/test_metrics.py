@@ -11,7 +11,9 @@ from app.api import create_app
 from app.gates import CIRCUITS
 from app.settings import Settings
 from tests.conftest import settings
+from tests.fakes.anthropic import AnthropicFake
 from tests.fakes.mistral import MistralFake
+from tests.fakes.nvidia import NvidiaFake
 from tests.serving import serve
 
 Figures = dict[tuple[str, tuple[str, ...]], float]
@@ -97,6 +99,59 @@ async def test_failures_tokens_and_the_circuit_are_told(database_url: str) -> No
     assert found["member_calls_in_progress", ("mistral",)] == 0
 
 
+async def test_what_is_known_of_costs_is_summed_and_what_is_not_is_counted(
+    database_url: str, at_once: None
+) -> None:
+    """A member with a price, one without, and a scorer without."""
+    price = {"input_per_million": 1.0, "output_per_million": 10.0}
+    async with MistralFake() as mistral, NvidiaFake() as nvidia, AnthropicFake() as claude:
+        ours = settings(
+            database_url=database_url,
+            ANTHROPIC_API_KEY=claude.api_key,
+            ANTHROPIC_BASE_URL=claude.base_url,
+            MISTRAL_API_KEY=mistral.api_key,
+            MISTRAL_BASE_URL=mistral.base_url,
+            NVIDIA_API_KEY=nvidia.api_key,
+            NVIDIA_BASE_URL=nvidia.base_url,
+            prices={"mistral": price},
+            scorer="nvidia",
+        )
+        async with serve(create_app(ours)) as client:
+            costs = {c["member"]: c["cost_usd"] for c in (await ask(client)).json()["candidates"]}
+            mistral.fail("unavailable_503")  # nothing is billed, and there is no doubt of it
+            await ask(client)
+            replies = {"prompt": "Which?", "replies": ["this", "that"]}
+            assert (await client.post("/score", json=replies)).status_code == 200
+            found = await scrape(client)
+    assert found["member_cost_usd_total", ("mistral",)] == pytest.approx(costs["mistral"])
+    assert found["member_cost_unknown_total", ("mistral",)] == 0
+    assert costs["claude"] is None
+    assert ("member_cost_usd_total", ("claude",)) not in found
+    assert found["member_cost_unknown_total", ("claude",)] == 2
+    assert ("scorer_cost_usd_total", ("nvidia",)) not in found
+    assert found["scorer_cost_unknown_total", ("nvidia",)] == 2 + 1 + 2
+
+
+async def test_what_a_judge_costs_is_a_scorers_cost(database_url: str) -> None:
+    grades = '{"helpfulness":3,"correctness":3,"coherence":3,"complexity":1,"verbosity":1}'
+    async with MistralFake() as mistral:
+        mistral.reply = lambda request: grades
+        ours = settings(
+            database_url=database_url,
+            MISTRAL_API_KEY=mistral.api_key,
+            MISTRAL_BASE_URL=mistral.base_url,
+            prices={"mistral": {"input_per_million": 1.0, "output_per_million": 10.0}},
+            scorer={"kind": "judge", "member": "mistral"},
+        )
+        async with serve(create_app(ours)) as client:
+            document = (await ask(client)).json()
+            found = await scrape(client)
+    own, scorer = document["candidates"][0]["cost_usd"], document["scorer"]["name"]
+    assert found["member_cost_usd_total", ("mistral",)] == pytest.approx(own)
+    assert found["scorer_cost_usd_total", (scorer,)] == pytest.approx(document["cost_usd"] - own)
+    assert found["scorer_cost_unknown_total", (scorer,)] == 0
+
+
 async def test_what_a_client_left_is_counted_as_cancelled(database_url: str) -> None:
     async with MistralFake(delay_s=30) as mistral:
         ours = settings(
@@ -116,6 +171,7 @@ async def test_what_a_client_left_is_counted_as_cancelled(database_url: str) -> 
                 found = await scrape(client)
     assert found["runs_in_progress", ()] == 0
     assert found["http_requests_in_progress", ()] == 1
+    assert found["member_cost_unknown_total", ("mistral",)] == 1
 
 
 async def ask(client: httpx2.AsyncClient) -> Any:

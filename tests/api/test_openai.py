@@ -280,7 +280,11 @@ async def test_every_error_under_v1_has_the_shape_of_openai(scripted: Settings) 
         told = [
             (404, await served.get("/v1/nothing")),
             (405, await served.get(path)),
-            (400, await served.post(path, content=b"{")),
+            (
+                400,
+                await served.post(path, content=b"{", headers={"content-type": "application/json"}),
+            ),
+            (415, await served.post(path, content=b"{")),
             (413, await served.post(path, json=ASKED | {"user": "x" * 3000})),
         ]
         elsewhere = await served.get("/v2/nothing")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import httpx2
 import pytest
 
-from app.domain import Message, Prompt
+from app.domain import NOTHING, Message, Prompt, Usage
 from app.errors import ConfigurationError, UpstreamError
 from app.providers import Provider
 from app.providers.anthropic import open_anthropic
@@ -196,6 +196,105 @@ async def test_a_cancelled_call_closes_its_connection(
         while claude.in_progress or google.in_progress:
             await asyncio.sleep(0.01)
     assert (claude.cancelled, google.cancelled) == (1, 1)
+
+
+def providers(fakes: Mapping[str, FakeServer], http: httpx2.AsyncClient) -> list[Provider]:
+    claude, google, mistral, host = fakes.values()
+    key, gemma = str(claude.api_key), "gemma-3-27b-it"
+    legacy = open_google_generativeai(
+        "legacy", gemma, api_key=key, base_url=google.base_url, timeout_s=5
+    )
+    return [
+        open_anthropic(
+            "claude", "claude-sonnet-5-5", api_key=key, base_url=claude.base_url, http=http
+        ),
+        open_google("gemma", gemma, api_key=key, base_url=google.base_url, http=http),
+        legacy,
+        MistralProvider("mistral", mistral.models[0], f"{mistral.base_url}/v1", key, http),
+        OpenAICompatibleProvider("host", host.models[0], f"{host.base_url}/v1", key, http),
+    ]
+
+
+@pytest.fixture
+async def fakes() -> AsyncIterator[Mapping[str, FakeServer]]:
+    async with (
+        AnthropicFake() as claude,
+        GoogleFake() as google,
+        MistralFake() as mistral,
+        OpenAICompatibleFake() as host,
+    ):
+        yield {"claude": claude, "google": google, "mistral": mistral, "host": host}
+
+
+@pytest.mark.parametrize(
+    ("fault", "usage"),
+    [
+        ("reset_mid_body", None),
+        ("reset_before_reply", None),
+        ("truncated_json", None),
+        ("html_502", None),
+        ("server_error_500", None),
+        ("gateway_timeout_504", None),
+        ("request_timeout_408", None),
+        ("unauthorized_401", NOTHING),
+        ("forbidden_403", NOTHING),
+        ("model_not_found_404", NOTHING),
+        ("rate_limited_429", NOTHING),
+        ("unavailable_503", NOTHING),
+    ],
+)
+async def test_only_what_was_turned_away_is_said_to_cost_nothing(
+    fault: str, usage: Usage | None, fakes: Mapping[str, FakeServer], http: httpx2.AsyncClient
+) -> None:
+    for fake in fakes.values():
+        fake.fail(fault)
+    for provider in providers(fakes, http):
+        with pytest.raises(UpstreamError) as caught:
+            await provider.complete(prompt())
+        assert caught.value.usage == usage, provider.name
+
+
+async def test_a_host_that_is_not_there_costs_nothing(
+    fakes: Mapping[str, FakeServer], http: httpx2.AsyncClient
+) -> None:
+    asked = providers(fakes, http)
+    for fake in fakes.values():
+        await fake.__aexit__(None, None, None)
+    for provider in asked:
+        with pytest.raises(UpstreamError) as caught:
+            await provider.complete(prompt())
+        assert (caught.value.kind, caught.value.usage) == ("unavailable", NOTHING), provider.name
+    for fake in fakes.values():
+        await fake.__aenter__()  # for the fixture to close
+
+
+async def test_a_reply_without_text_tells_what_it_cost(http: httpx2.AsyncClient) -> None:
+    async with OpenAICompatibleFake() as fake:
+        fake.fail("empty_text")
+        url = f"{fake.base_url}/v1"
+        host = OpenAICompatibleProvider("x", fake.models[0], url, fake.api_key, http)
+        with pytest.raises(UpstreamError) as caught:
+            await host.complete(prompt())
+    assert caught.value.usage is not None
+    assert caught.value.usage.input_tokens > 0
+
+
+async def test_a_second_request_fails_with_an_error_of_its_own(
+    claude: AnthropicFake, http: httpx2.AsyncClient
+) -> None:
+    async with OpenAICompatibleFake() as fake:
+        fake.fail_once("unprocessable_422")
+        fake.fail_once("truncated_json")
+        url = f"{fake.base_url}/v1"
+        host = OpenAICompatibleProvider("x", fake.models[0], url, fake.api_key, http)
+        with pytest.raises(UpstreamError) as caught:
+            await host.complete_with_logprobs(prompt())
+        assert (caught.value.kind, caught.value.usage) == ("bad_reply", None)
+    claude.fail_once("temperature_deprecated_400")
+    claude.fail_once("truncated_json")
+    with pytest.raises(UpstreamError) as caught:
+        await open_claude(claude, http, "claude-sonnet-4-6").complete(TALK)
+    assert (caught.value.kind, caught.value.usage) == ("bad_reply", None)
 
 
 async def test_a_huge_body_is_not_read_to_its_end(http: httpx2.AsyncClient) -> None:

@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain import ATTRIBUTES, Attributes, Completion, Prompt
+from app.domain import ATTRIBUTES, Attributes, Completion, Message, Prompt
 from app.errors import UpstreamError
+from app.metering import FREE, ScorerPrice, Tariff, prompt_tokens, text_tokens
 from app.providers import TokenLogprobs
 from app.providers.openai_compatible import OpenAICompatibleProvider
 from app.providers.scripted import ScriptedProvider
 from app.scorers.judge import (
+    ESCAPE_FACTOR,
+    RUBRIC_TOKENS,
     JudgeScorer,
     escaped,
     expected,
@@ -313,6 +316,24 @@ async def test_a_host_that_refuses_the_wish_is_asked_without(
     fake.fail_once("unprocessable_422")
     assert (await judge.score(prompt(), reply("x"))).outcome == Attributes(*HONEST)
     assert ["logprobs" in request.sent for request in fake.requests] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        prompt("Why?"),
+        prompt("<" * 10_000),
+        prompt("\u226a" * 5000, system="<>" * 99),
+        Prompt(tuple(Message(role, "<") for role in ("user", "assistant") * 99 + ("user",))),
+    ],
+    ids=["short", "brackets", "signs", "turns"],
+)
+@pytest.mark.parametrize("text", ["x", "<<>>" * 2000])
+def test_a_verdict_costs_no_more_than_its_bound(asked: Prompt, text: str) -> None:
+    price = ScorerPrice(FREE, RUBRIC_TOKENS, 512, ESCAPE_FACTOR)
+    read = prompt_tokens(asked) + text_tokens(text)
+    bound = Tariff(scorers={"judge": price}).score("judge", read).most
+    assert sum(map(text_tokens, judge_messages(asked, text))) <= bound.input_tokens
 
 
 def tokens(text: str, **digits: tuple[tuple[str, float], ...]) -> list[TokenLogprobs]:

@@ -5,7 +5,7 @@ import asyncio
 import httpx2
 import pytest
 
-from app.domain import Attributes, Completion, Message, Prompt, ScalarReward
+from app.domain import NOTHING, Attributes, Completion, Message, Prompt, ScalarReward
 from app.errors import UpstreamError
 from app.scorers.nvidia import ASCII_PER_TOKEN, CONTEXT_TOKENS, NvidiaScorer, RateLimit
 from tests.fakes.nvidia import DEFAULT_REWARD, DEFAULT_SCORES, NvidiaFake, Shape
@@ -34,6 +34,8 @@ async def test_the_three_shapes(
     async with NvidiaFake(shape=shape) as fake:
         score = await scorer(fake, http).score(prompt(), REPLY)
     assert (score.outcome, score.note) == (outcome, None)
+    assert score.usage is not None
+    assert score.usage.input_tokens > 1 == score.usage.output_tokens
 
 
 async def test_system_text_goes_into_the_first_user_turn(http: httpx2.AsyncClient) -> None:
@@ -104,7 +106,7 @@ async def test_a_queue_that_is_too_long_is_not_joined() -> None:
     await limit.turn("nvidia")
     with pytest.raises(UpstreamError) as caught:
         await limit.turn("nvidia")
-    assert caught.value.kind == "rate_limited"
+    assert (caught.value.kind, caught.value.usage) == ("rate_limited", NOTHING)
     assert caught.value.retry_after_s == pytest.approx(60, abs=1)
 
 

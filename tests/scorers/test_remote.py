@@ -85,6 +85,11 @@ async def test_five_attributes(server: str, http: httpx2.AsyncClient, model: str
         scorer = await remote(fake, http, model)
         score = await scorer.score(prompt(), REPLY)
         assert (score.outcome, score.note, scorer.info.scale) == (FIVE, None, "helpsteer")
+        if server == "tei":  # tells no tokens
+            assert score.usage is None
+        else:
+            assert score.usage is not None
+            assert score.usage.input_tokens > 0 == score.usage.output_tokens
         await scorer.ping()
 
 

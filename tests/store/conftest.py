@@ -53,7 +53,8 @@ async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncItera
     async with AnswerStore.open(url) as opened:
         yield opened
         async with opened.engine.begin() as connection:
-            await connection.execute(schema.answers.delete())  # and with them all the rest
+            for table in reversed(schema.metadata.sorted_tables):
+                await connection.execute(table.delete())
 
 
 def _async(uri: str) -> str:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import select
 
+from app.domain import Selection
 from app.errors import BudgetError, IdempotencyError, LimitError, UnauthorizedError
 from app.store import AnswerStore, schema
 from app.store.idempotency import Idempotency
 from app.store.keys import Keys
+from tests.samples import answer
 
 NOON = datetime(2026, 1, 31, 12, 0, 30, tzinfo=UTC)
 
@@ -32,18 +34,6 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[AnswerStore]:
-    url = database_url
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-    async with AnswerStore.open(url) as opened:
-        yield opened
-        async with opened.engine.begin() as connection:
-            for table in (schema.leases, schema.keys, schema.idempotency):
-                await connection.execute(table.delete())
 
 
 @pytest.fixture
@@ -85,6 +75,43 @@ async def test_admin_may_everything(keys: Keys) -> None:
     assert admin.may("admin")
     assert reader.may("read")
     assert not reader.may("answer")
+
+
+async def test_clocks_apart_at_the_edge_of_a_minute_and_a_month_count_nothing_twice(
+    keys: Keys, clock: Clock
+) -> None:
+    made, _ = await keys.create("ci", ["answer"], per_minute=2, budget=100, period="month")
+    clock.time = datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)
+    ahead = Keys(keys.engine, lambda: clock() + timedelta(seconds=2))
+    admitted = 0
+    for number in range(20):
+        one = ahead if number % 2 else keys
+        with suppress(LimitError, BudgetError):
+            await one.settle(await one.admit(made.id, 60, 60), 60)
+            admitted += 1
+    # Two in the minute and the month that end, and, of another, what its budget has room for.
+    assert admitted <= 2 + 1
+    assert (await ahead.all())[0].spent <= 100
+
+
+async def test_a_run_is_booked_once(keys: Keys, clock: Clock) -> None:
+    made, _ = await keys.create("ci", ["answer"], budget=100)
+    lease = await keys.admit(made.id, 60, 60)
+    clock.passes(seconds=61)  # it has expired, and another is admitted meanwhile
+    await keys.admit(made.id, 100, 60)
+    await keys.settle(lease, 40)
+    await keys.settle(lease, 40)
+    assert (await keys.all())[0].spent == 40
+
+
+async def test_leases_of_killed_processes_are_dropped_in_time(keys: Keys, clock: Clock) -> None:
+    made, _ = await keys.create("ci", ["answer"], budget=100)
+    await keys.admit(made.id, 60, 60)
+    for hours, left in ((23, 1), (2, 0)):
+        clock.passes(hours=hours)
+        await keys.forget()
+        async with keys.engine.connect() as connection:
+            assert len((await connection.execute(select(schema.leases))).all()) == left
 
 
 async def test_the_rate_is_by_the_minute(keys: Keys, clock: Clock) -> None:
@@ -163,46 +190,88 @@ async def test_many_at_once_are_held_to_the_limits_exactly(keys: Keys) -> None:
 
 
 @pytest.fixture
-def idempotency(store: AnswerStore, clock: Clock) -> Idempotency:
+async def idempotency(store: AnswerStore, clock: Clock) -> Idempotency:
+    await store.save(answer("ans_1"))
     return Idempotency(store.engine, clock)
 
 
 async def test_one_of_many_claims_is_the_owner(idempotency: Idempotency) -> None:
-    claims = await asyncio.gather(*(idempotency.claim("", "k", "d", 60) for _ in range(32)))
+    claims = await asyncio.gather(
+        *(idempotency.claim("", "k", "d", 60, "ans_9") for _ in range(32))
+    )
     [owned] = [claim for claim in claims if claim.owner]
     await idempotency.finish(owned, "ans_1")
-    assert (await idempotency.claim("", "k", "d", 60)).answer_id == "ans_1"
+    assert (await idempotency.claim("", "k", "d", 60, "ans_9")).answer_id == "ans_1"
 
 
 async def test_a_key_is_for_one_request_of_one_scope(idempotency: Idempotency) -> None:
-    await idempotency.claim("one", "k", "d", 60)
+    await idempotency.claim("one", "k", "d", 60, "ans_9")
     with pytest.raises(IdempotencyError):
-        await idempotency.claim("one", "k", "other", 60)
-    assert (await idempotency.claim("two", "k", "other", 60)).owner
+        await idempotency.claim("one", "k", "other", 60, "ans_9")
+    assert (await idempotency.claim("two", "k", "other", 60, "ans_9")).owner
 
 
 async def test_a_claim_that_came_to_nothing_can_be_made_again(
     idempotency: Idempotency, clock: Clock
 ) -> None:
-    failed = await idempotency.claim("", "k", "d", 60)
-    waiting = await idempotency.claim("", "k", "d", 60)
+    failed = await idempotency.claim("", "k", "d", 60, "ans_9")
+    waiting = await idempotency.claim("", "k", "d", 60, "ans_9")
     assert await idempotency.look(waiting) == waiting
     await idempotency.finish(failed, None)
     assert await idempotency.look(waiting) is None
-    killed = await idempotency.claim("", "k", "d", 60)
+    killed = await idempotency.claim("", "k", "d", 60, "ans_9")
     clock.passes(seconds=60)
     assert await idempotency.look(waiting) is None
-    taken_over = await idempotency.claim("", "k", "d", 60)
+    taken_over = await idempotency.claim("", "k", "d", 60, "ans_9")
     assert taken_over.owner
     await idempotency.finish(killed, "ans_late")  # no longer its to finish
-    assert (await idempotency.claim("", "k", "d", 60)).answer_id is None
+    assert (await idempotency.claim("", "k", "d", 60, "ans_9")).answer_id is None
     await idempotency.finish(taken_over, "ans_1")
     assert (await idempotency.look(waiting) or waiting).answer_id == "ans_1"
 
 
+async def test_an_answer_that_was_stored_before_its_process_was_killed_is_found(
+    store: AnswerStore, idempotency: Idempotency, clock: Clock
+) -> None:
+    await idempotency.claim("", "k", "d", 60, "ans_1")
+    clock.passes(seconds=60)
+    assert (await idempotency.claim("", "k", "d", 60, "ans_9")).answer_id == "ans_1"
+
+
+async def test_a_client_that_left_once_its_answer_was_stored_is_given_it_next_time(
+    idempotency: Idempotency,
+) -> None:
+    await idempotency.finish(await idempotency.claim("", "k", "d", 60, "ans_1"), None)
+    assert (await idempotency.claim("", "k", "d", 60, "ans_9")).answer_id == "ans_1"
+
+
+async def test_a_stored_run_that_chose_nothing_is_run_again(
+    store: AnswerStore, idempotency: Idempotency
+) -> None:
+    failed = replace(answer("ans_2"), selection=Selection(None, (), "best_of_n", "abandoned"))
+    await store.save(failed)
+    await idempotency.finish(await idempotency.claim("", "k", "d", 60, "ans_2"), None)
+    assert (await idempotency.claim("", "k", "d", 60, "ans_9")).owner
+
+
 async def test_a_record_is_kept_for_a_day(idempotency: Idempotency, clock: Clock) -> None:
-    await idempotency.finish(await idempotency.claim("", "k", "d", 60), "ans_1")
+    await idempotency.finish(await idempotency.claim("", "k", "d", 60, "ans_9"), "ans_1")
     clock.passes(hours=23, minutes=59)
-    assert (await idempotency.claim("", "k", "d", 60)).answer_id == "ans_1"
+    assert (await idempotency.claim("", "k", "d", 60, "ans_9")).answer_id == "ans_1"
     clock.passes(minutes=1)
-    assert (await idempotency.claim("", "k", "other", 60)).owner
+    assert (await idempotency.claim("", "k", "other", 60, "ans_9")).owner
+    clock.passes(hours=24)
+    await idempotency.forget()
+    async with idempotency.engine.connect() as connection:
+        assert (await connection.execute(select(schema.idempotency))).all() == []
+
+
+async def test_an_answer_that_is_erased_frees_its_key(
+    store: AnswerStore, idempotency: Idempotency
+) -> None:
+    await store.save(answer("ans_2"))
+    for name, id_ in (("k", "ans_1"), ("other", "ans_2")):
+        await idempotency.finish(await idempotency.claim("", name, "d", 60, "ans_9"), id_)
+    await store.erase("ans_1")
+    assert (await idempotency.claim("", "k", "another", 60, "ans_9")).owner
+    assert (await idempotency.claim("", "other", "d", 60, "ans_9")).answer_id == "ans_2"

@@ -1,5 +1,6 @@
 """Two real server processes on one PostgreSQL: limits, budgets and idempotency hold exactly under
-64 clients, and what a killed process held is free when its lease ends."""
+64 clients, a member's circuit is one, and what a killed process held is free when its lease ends.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +21,14 @@ import httpx2
 import pytest
 from sqlalchemy import func, select
 
+from app.domain import NANO, OpenCircuit
 from app.store import AnswerStore
+from app.store.circuits import Circuits
 from app.store.keys import ApiKey, Keys
 from app.store.schema import keys as keys_table
 from app.store.schema import leases
 from tests.fakes.openai_compatible import OpenAICompatibleFake
 
-NANO = 10**9
 CLIENTS = 64
 PROMPT = {"prompt": "Which?", "max_tokens": 100}
 BOARD = """
@@ -40,6 +42,8 @@ model = "gpt-4.1-mini"
 [members.free]
 provider = "scripted"
 reply = "first"
+[breaker]
+cool_down_s = 600
 [prices."gpt-4.1-mini"]
 input_per_million = 1.0
 output_per_million = 10.0
@@ -228,6 +232,51 @@ async def test_what_a_killed_process_held_is_free_when_its_lease_ends(replicas: 
     for id_ in returned:
         assert (await other.get(f"/answers/{id_}", headers=headers)).json()["id"] == id_
     assert (await replicas.committed(key))[1] == 0
+
+
+async def test_a_circuit_is_that_of_both_processes_also_if_the_one_that_probes_is_killed(
+    replicas: Replicas,
+) -> None:
+    killed, (first, second), host = replicas.processes[0], replicas.clients, replicas.host
+    circuits = Circuits(replicas.keys.engine)
+    _, headers = await replicas.key()
+
+    async def ask(client: httpx2.AsyncClient) -> httpx2.Response:
+        body = {**PROMPT, "members": ["paid"]}
+        return await client.post("/answer", json=body, headers=headers)
+
+    async def is_open(client: httpx2.AsyncClient) -> bool:
+        told = (await client.get("/metrics")).text
+        return 'starboard_member_circuits{member="paid",state="open"} 1.0' in told
+
+    host.fail("server_error_500")
+    while not await is_open(first):
+        assert (await ask(first)).status_code == 502
+    calls = len(host.requests)
+    assert calls == 5
+    async with asyncio.timeout(60):
+        while not await is_open(second):
+            await asyncio.sleep(0.05)
+    assert "not called, its last 5 calls failed" in (await ask(second)).text
+    assert len(host.requests) == calls
+    host.reset()
+    host.delay_s = 60
+    await circuits.put("paid", OpenCircuit(5, 0))  # the cool-down is over
+    async with asyncio.timeout(60):
+        while not host.in_progress:
+            probe = asyncio.ensure_future(ask(first))
+            await asyncio.wait({probe}, timeout=1)
+    killed.kill()
+    killed.wait()
+    assert isinstance((await gathered([probe]))[0], httpx2.HTTPError)
+    host.delay_s = 0
+    assert "not called" in (await ask(second)).text
+    assert 0 < (await circuits.all(["paid"]))["paid"].wait_s <= 600
+    await circuits.put("paid", OpenCircuit(5, 0))
+    async with asyncio.timeout(60):
+        while (await ask(second)).status_code != 200:
+            await asyncio.sleep(0.1)
+    assert not await is_open(second)
 
 
 async def gathered(tasks: Sequence[asyncio.Future[httpx2.Response]]) -> list[object]:
