@@ -33,8 +33,16 @@ FailureKind = Literal[
 Scale = Literal["helpsteer", "scalar", "calibrated"]
 StepOutcome = Literal["scored", "partial", "failed", "off", "not_asked"]
 Quality = Literal["full", "degraded"]
+StrategyName = Literal[
+    "best_of_n", "majority_vote", "weighted_vote", "single", "cascade", "first_good", "fuse"
+]
 OnPartial = Literal["wait", "accept", "fail"]
 Thumb = Literal["up", "down"]
+
+# What an API key may: ask the board, score, read what is stored, or everything (docs/keys.md).
+Scope = Literal["answer", "score", "read", "admin"]
+# What a budget is for: for good, or a calendar month.
+Period = Literal["total", "month"]
 
 # What a vendor says of a reply that it withheld.
 WITHHELD: tuple[FinishReason, ...] = ("refusal", "content_filter")
@@ -319,7 +327,7 @@ class Plan:
     """
 
     members: tuple[str, ...]
-    strategy: str = "best_of_n"
+    strategy: StrategyName = "best_of_n"
     samples: int = 1
     weights: Weights = field(default_factory=Weights)
     deadline_s: float = 60.0
@@ -338,6 +346,11 @@ class Plan:
     standing: tuple[str, ...] = ()
     win_rates: Mapping[str, WinRate] = field(default_factory=dict)
     no_standing: str | None = None
+
+    @property
+    def tie_order(self) -> tuple[str, ...]:
+        """Members in the order in which ties go; whoever is not in it comes after."""
+        return tuple(dict.fromkeys((*self.standing, *self.members, *self.reserves)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,6 +427,35 @@ class Answer:
     @property
     def winner(self) -> ScoredCandidate | None:
         return next((c for c in self.candidates if c.candidate.id == self.selection.winner), None)
+
+    @property
+    def chosen(self) -> Completion | None:
+        """What the winner replied."""
+        outcome = self.winner.candidate.outcome if self.winner else None
+        return outcome if isinstance(outcome, Completion) else None
+
+
+SHOWN = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A stored answer in a list. Of `prompt`, the user's last message, and `reply`, the chosen one,
+    the first `SHOWN` characters; `feedback` is how often something was said of it."""
+
+    id: str
+    created: datetime
+    prompt: str
+    reply: str | None
+    member: str | None
+    model: str | None
+    reward: float | None
+    scorer: str
+    strategy: str
+    quality: Quality
+    tags: Mapping[str, str]
+    key_id: str | None
+    feedback: int
 
 
 @dataclass(frozen=True, slots=True)

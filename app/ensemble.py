@@ -225,9 +225,6 @@ class Ensemble:
             raise InvalidRequestError("plan.quorum", detail)
         if plan.strategy in ("cascade", "first_good") and plan.threshold is None:
             raise InvalidRequestError("plan.threshold", f"{plan.strategy} needs a threshold")
-        if plan.strategy not in STRATEGIES:
-            known = ", ".join(STRATEGIES)
-            raise InvalidRequestError("plan.strategy", f"not known; known: {known}")
         self._check_names(plan)
 
     def _check_names(self, plan: Plan) -> None:
@@ -450,7 +447,7 @@ async def _fuse(
     """A new reply, written from the best ones; a candidate like any other from here on."""
     plan = panel.plan
     info, settled = await panel.settled(found)
-    best = STRATEGIES["best_of_n"](settled, _comparing(plan, info)).ranking[: plan.top_k]
+    best = STRATEGIES["best_of_n"](settled, comparing(plan, info)).ranking[: plan.top_k]
     by_id = {c.candidate.id: c.candidate.outcome for c in found}
     texts = [o.text for id_ in best if isinstance(o := by_id[id_], Completion)]
     if len(texts) < 2:  # noqa: PLR2004 - one reply is nothing to fuse
@@ -593,7 +590,7 @@ def _answer(
     tags: Mapping[str, str],
     key_id: str | None,
 ) -> Answer:
-    plan = _comparing(plan, scorer)
+    plan = comparing(plan, scorer)
     selection = STRATEGIES[plan.strategy](candidates, plan)
     asked = {c.candidate.member for c in candidates}
     not_called = tuple(name for name in plan.members if name not in asked)
@@ -662,7 +659,7 @@ def _reward(score: Score, weights: Weights) -> float | None:
             return None
 
 
-def _comparing(plan: Plan, info: ScorerInfo) -> Plan:
+def comparing(plan: Plan, info: ScorerInfo) -> Plan:
     """The plan with the scorer's resolution and length slope under the plan's weights.
 
     They were measured under the default weights, and other weights stretch attribute rewards by

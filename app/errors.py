@@ -14,8 +14,11 @@
         ├── LimitError              429  rate, concurrency, or budget held by runs under way
         ├── IdempotencyError        422  the same Idempotency-Key with another request
         ├── InProgressError         409  the request of that Idempotency-Key has no answer yet
+        ├── FeedbackError           409  the answer has all the feedback that it takes
         ├── LoopError               508  boards that ask one another
         ├── AnswerNotFoundError     404
+        ├── RunNotFoundError        404  of STaR
+        ├── RunUnreadableError      500  its directory is broken
         ├── ModelNotFoundError      404  of the OpenAI-compatible routes
         ├── NoBoardError            503  no member is seated
         ├── StoreError              503  the database does not answer
@@ -149,6 +152,11 @@ class InProgressError(RequestError):
     title = "The request of this Idempotency-Key has no answer yet"
 
 
+class FeedbackError(RequestError):
+    status = 409
+    title = "The answer has all the feedback that it takes"
+
+
 class LoopError(RequestError):
     status = 508
     title = "The request went through too many boards"
@@ -157,6 +165,16 @@ class LoopError(RequestError):
 class AnswerNotFoundError(RequestError):
     status = 404
     title = "No such answer"
+
+
+class RunNotFoundError(RequestError):
+    status = 404
+    title = "No such run"
+
+
+class RunUnreadableError(RequestError):
+    status = 500
+    title = "The run's directory cannot be read"
 
 
 class ModelNotFoundError(RequestError):

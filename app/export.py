@@ -5,8 +5,7 @@
 `helpsteer`: `prompt`, `response` and the five attributes, as `starboard scorer train` reads them.
 
 What a person said goes before what a scorer said. Only whole replies are taught: one that was cut
-off, refused or withheld may be `rejected`, never `chosen`. Every row has a `provenance`, with the
-same keys in every row of a file.
+off, refused or withheld may be `rejected`, never `chosen`. Every row has a `provenance`.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from app.domain import (
     Feedback,
     Prompt,
     ScoredCandidate,
+    Thumb,
 )
 
 Format = Literal["sft", "preference", "helpsteer"]
@@ -36,10 +36,15 @@ Members = Container[str] | None  # None: whoever replied
 async def lines(
     answers: AsyncIterable[Answer], shape: Format, members: Members
 ) -> AsyncIterator[str]:
-    """The rows of these answers as JSON lines."""
+    """The rows of these answers as JSON lines, each value of one type in all of them.
+
+    `datasets` takes the types from the first 10 MB and stops at the first row that has another, so
+    that what may be null, as much of the provenance is, stands in a text.
+    """
     async for answer in answers:
         for row in rows(answer, shape, members):
-            yield json.dumps(row, ensure_ascii=False) + "\n"
+            provenance = json.dumps(row["provenance"], ensure_ascii=False)
+            yield json.dumps({**row, "provenance": provenance}, ensure_ascii=False) + "\n"
 
 
 def rows(answer: Answer, shape: Format, members: Members) -> Iterator[Row]:
@@ -128,7 +133,7 @@ def _labelled(answer: Answer, members: Members) -> Iterator[Row]:
             yield {
                 "prompt": _helpsteer(answer.prompt),
                 "response": text,
-                **{name: min(max(label, 0.0), 4.0) for name, label in asdict(labels).items()},
+                **{name: float(min(max(label, 0), 4)) for name, label in asdict(labels).items()},
                 "provenance": {
                     **_run(answer),
                     **_Reply(scored, text).source,
@@ -163,12 +168,14 @@ def _better(answer: Answer, said: Feedback) -> _Reply | None:
 
 
 def _said(answer: Answer) -> Iterator[_Pair]:
-    """Pairs by feedback: what is better, or the correction, over the chosen reply."""
+    """Pairs by feedback: what is better, or the correction, over the chosen reply. A later thumb up
+    takes back what was said against the chosen one before."""
     text = _text(answer.winner)
     if answer.winner is None or text is None:
         return
     chosen = _Reply(answer.winner, text)
-    for said in answer.feedback:
+    praised = [place for place, said in enumerate(answer.feedback) if _only_up(said)]
+    for said in answer.feedback[praised[-1] if praised else 0 :]:
         for above in (_corrected(answer, said), _better(answer, said)):
             if above and above.text != text:
                 yield above, chosen, said
@@ -176,7 +183,7 @@ def _said(answer: Answer) -> Iterator[_Pair]:
 
 def _measured(answer: Answer) -> Iterator[_Pair]:
     """The reply with the highest reward over the one with the lowest, if a scorer that can rank
-    tells them apart and nobody has turned the first down."""
+    tells them apart, nobody has turned the first down, and nobody has praised the last."""
     honest = [
         one
         for one in answer.candidates
@@ -189,8 +196,11 @@ def _measured(answer: Answer) -> Iterator[_Pair]:
     best = max(honest, key=_reward)
     worst = min(honest, key=_reward)
     chosen, rejected = _whole(best), _text(worst)
-    turned_down = best is answer.winner and _thumb(answer) == "down"
-    if chosen is None or rejected is None or turned_down or chosen.text == rejected:
+    thumb = _thumb(answer)
+    against = best if thumb == "down" else worst if thumb == "up" else None
+    if against is not None and against is answer.winner:
+        return
+    if chosen is None or rejected is None or chosen.text == rejected:
         return
     if _reward(best) - _reward(worst) > answer.plan.resolution:
         yield chosen, _Reply(worst, rejected), None
@@ -200,7 +210,11 @@ def _from(members: Members, scored: ScoredCandidate) -> bool:
     return members is None or scored.candidate.member in members
 
 
-def _thumb(answer: Answer) -> str | None:
+def _only_up(said: Feedback) -> bool:
+    return said.thumb == "up" and not (said.corrected or said.better)
+
+
+def _thumb(answer: Answer) -> Thumb | None:
     return next((said.thumb for said in reversed(answer.feedback) if said.thumb), None)
 
 

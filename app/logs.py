@@ -32,7 +32,7 @@ FIELDS = ("method", "path", "status", "duration_s")
 """What a record may carry besides its message."""
 
 _BEARER = re.compile(r"(?i)\b(bearer|x-api-key:?|api[_-]?key=|key=)\s*[\w.~+/=-]{6,}")
-_TOKEN = re.compile(r"\b(?:sk-|nvapi-|AIza)[\w-]{12,}")
+_TOKEN = re.compile(r"(?<![A-Za-z0-9])(?:sk-|nvapi-|AIza)[\w-]{12,}")
 _REDACTED = "[redacted]"
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from app.errors import StoreError
@@ -18,24 +16,12 @@ log = logging.getLogger("starboard")
 EVERY_S = 86_400.0
 
 
-@asynccontextmanager
-async def keeping(
-    store: AnswerStore, keys: Keys, idempotency: Idempotency, days: float | None
-) -> AsyncIterator[None]:
-    """Drops in the background, at once and then daily, what has had its time: answers older than
-    `days` (None keeps them all), leases of killed processes, records of Idempotency-Keys. What
-    fails is tried again the next day. Every process does it; what one has dropped is gone."""
-    dropping = asyncio.create_task(_drop_daily(store, keys, idempotency, days))
-    try:
-        yield
-    finally:
-        dropping.cancel()
-        await asyncio.gather(dropping, return_exceptions=True)
-
-
-async def _drop_daily(
+async def drop_daily(
     store: AnswerStore, keys: Keys, idempotency: Idempotency, days: float | None
 ) -> None:
+    """Drops, at once and then daily, what has had its time: answers older than `days` (None keeps
+    them all), leases of killed processes, records of Idempotency-Keys. Does not end. What fails is
+    tried again the next day. Every process does it; what one has dropped is gone."""
     while True:
         try:
             await keys.forget()

@@ -1,4 +1,5 @@
-"""Run directories: a manifest of what made them, and files that are whole or not there.
+"""Run directories: a manifest of what made them, and files that are whole or not there,
+whatever ended the process or the machine.
 
 A run that was interrupted is begun again by the same command; what stands there is not made again.
 """
@@ -6,10 +7,21 @@ A run that was interrupted is begun again by the same command; what stands there
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from app.errors import ConfigurationError
+
+
+class _Nothing:
+    """Where one of two runs has no such setting; None may be a setting's value."""
+
+    def __str__(self) -> str:
+        return "not set"
+
+
+NOTHING = _Nothing()
 
 
 def begin(out: Path, manifest: Mapping[str, object], name: str = "manifest.json") -> None:
@@ -42,7 +54,9 @@ def differences(theirs: object, ours: object, name: str = "") -> list[str]:
         return [
             found
             for key in sorted(theirs | ours)
-            for found in differences(theirs.get(key), ours.get(key), f"{name}.{key}".strip("."))
+            for found in differences(
+                theirs.get(key, NOTHING), ours.get(key, NOTHING), f"{name}.{key}".strip(".")
+            )
         ]
     return [] if theirs == ours else [f"{name} {theirs}, now {ours}"]
 
@@ -50,7 +64,10 @@ def differences(theirs: object, ours: object, name: str = "") -> list[str]:
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     partial = _partial(path)
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut may leave the new name and no content
     partial.replace(path)
 
 

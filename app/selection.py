@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from app.domain import Completion, Plan, ScoredCandidate, Selection
+from app.domain import Completion, Plan, ScoredCandidate, Selection, StrategyName
 
 Strategy = Callable[[Sequence[ScoredCandidate], Plan], Selection]
 
@@ -51,7 +51,7 @@ def weighted_vote(candidates: Sequence[ScoredCandidate], plan: Plan) -> Selectio
     return _vote(candidates, plan, lambda field: _confidence(field, plan))
 
 
-STRATEGIES: Mapping[str, Strategy] = {
+STRATEGIES: Mapping[StrategyName, Strategy] = {
     "best_of_n": best_of_n,
     "majority_vote": majority_vote,
     "weighted_vote": weighted_vote,
@@ -231,7 +231,7 @@ def _left_out(withheld: int, unscored: int) -> str:
 def _place(candidate: ScoredCandidate, plan: Plan) -> int:
     """Place in the order in which ties go; what has no seat of its own (a fusion, a reserve)
     comes after the members."""
-    seats = (*plan.standing, *plan.members, *plan.reserves)
+    seats = plan.tie_order
     member = candidate.candidate.member
     return seats.index(member) if member in seats else len(seats)
 

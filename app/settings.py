@@ -15,9 +15,10 @@ from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     AnyHttpUrl,
     BaseModel,
@@ -50,6 +51,8 @@ DEFAULT_MEMBERS: Mapping[str, Mapping[str, object]] = {
     "smollm2-warm": {"provider": "embedded", "temperature": 0.8, "seed": 7},
 }
 
+OTLP_PROTOCOL = "http/protobuf"
+SHORTEST_KEY = 8
 
 # Variables whose names no line of a file may use.
 ENVIRONMENT_ONLY = frozenset(
@@ -64,6 +67,10 @@ ENVIRONMENT_ONLY = frozenset(
     "OTEL_TRACES_EXPORTER",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
     "PROMETHEUS_MULTIPROC_DIR",
 }
 
@@ -87,12 +94,25 @@ def _plain(value: object) -> object:
     return value.strip()
 
 
+# `starboard` is the whole board to clients of /v1; the others name scorers in [prices].
+PRICED_SCORERS = frozenset({"nvidia", "remote"})
+TAKEN = PRICED_SCORERS | {"starboard"}
+
+
+def _not_taken(name: str) -> str:
+    if name in TAKEN:
+        raise ValueError(f"a member cannot be named {name}, which means something else")
+    return name
+
+
 Key = Annotated[SecretStr, BeforeValidator(_plain)]
 ResolvedKey = Annotated[
     SecretStr | None, BeforeValidator(_from_environment_only), Field(exclude=True)
 ]
 Model = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-MemberName = Annotated[str, StringConstraints(pattern=r"^[\w.-]{1,64}$")]
+MemberName = Annotated[
+    str, StringConstraints(pattern=r"^[\w.-]{1,64}$"), AfterValidator(_not_taken)
+]
 
 
 class _KeyedSpec(_Spec):
@@ -380,7 +400,8 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
-    database_url: str = "sqlite+aiosqlite:///starboard.db"
+    # It may hold a password.
+    database_url: str = Field(default="sqlite+aiosqlite:///starboard.db", repr=False, exclude=True)
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
@@ -399,6 +420,18 @@ class Settings(BaseSettings):
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
         ),
     )
+    otlp_headers: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices(
+            "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"
+        ),
+    )
+    otlp_protocol: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices(
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
+        ),
+    )
 
     board: Annotated[tuple[str, ...] | None, NoDecode] = None
     members: dict[MemberName, ProviderSpec] = Field(default_factory=dict)
@@ -415,6 +448,7 @@ class Settings(BaseSettings):
     max_tokens: int = Field(default=512, ge=1)
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
     retention_days: float | None = Field(default=None, gt=0, le=36_500)
+    runs_dir: Path | None = None
 
     auth: Literal["auto", "off"] = "auto"
     prices: dict[str, PriceSpec] = Field(default_factory=dict)
@@ -501,6 +535,26 @@ class Settings(BaseSettings):
             raise ValueError("members: google_generativeai has one base_url for the whole process")
         return self
 
+    @model_validator(mode="after")
+    def _prices_name_somebody(self) -> Self:
+        """Members and models that do not sit may have prices: one file serves several places."""
+        specs = (*self.members.values(), NvidiaScorerSpec(kind="nvidia"), *(self.scorer or ()))
+        models = {getattr(spec, "model", None) for spec in specs}
+        named = {self.claude_model, self.gemma_model, self.mistral_model, self.reward_model}
+        if unknown := sorted(self.prices.keys() - self.members - PRICED_SCORERS - models - named):
+            raise ValueError(f"prices: no member, scorer or model is named {', '.join(unknown)}")
+        return self
+
+    @model_validator(mode="after")
+    def _traces_go_over_http(self) -> Self:
+        if self.traced and self.otlp_protocol not in (None, OTLP_PROTOCOL):
+            raise ValueError(
+                f"OTEL_EXPORTER_OTLP_PROTOCOL is {self.otlp_protocol}, and traces are sent by "
+                f"{OTLP_PROTOCOL} alone: set it to that and the endpoint to the collector's port "
+                "for HTTP (4318), or OTEL_TRACES_EXPORTER=none"
+            )
+        return self
+
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine can reach the service."""
@@ -555,11 +609,16 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Every key and password there is: what no line of the log may hold."""
+        """Every key and password there is, as it is written and as it is sent: what no line of
+        the log may hold."""
         specs = (*(seat.spec for seat in self.seats), *self.ladder)
         keys = [spec.api_key for spec in specs if isinstance(spec, _KeyedSpec) and spec.api_key]
-        password = urlsplit(self.database_url).password
-        return (*(key.get_secret_value() for key in keys), *([password] if password else []))
+        headers = self.otlp_headers.get_secret_value() if self.otlp_headers else ""
+        return (
+            *(key.get_secret_value() for key in keys),
+            *_passwords(self.database_url),
+            *_keys_in(headers),
+        )
 
     @property
     def _has_nvidia(self) -> bool:
@@ -645,6 +704,22 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _passwords(url: str) -> set[str]:
+    """The passwords in a database's URL, which need not be a good one."""
+    written = re.match(r"[\w+]+://[^:/]*:([^@]*)@", url)  # as SQLAlchemy parts it
+    asked = parse_qs(url.partition("?")[2]).get("password", [])
+    found = {written[1], unquote(written[1])} if written else set()
+    return {*found, *asked} - {""}
+
+
+def _keys_in(headers: str) -> set[str]:
+    """What may be a key in `name=value,…`, percent-encoded. Shorter words, as a tenant's number or
+    a scheme, stand elsewhere too."""
+    values = [pair.partition("=")[2] for pair in headers.split(",")]
+    words = {word for value in values for word in (*value.split(), *unquote(value).split())}
+    return {word for word in words if len(word) >= SHORTEST_KEY}
 
 
 def _key_of(variable: str | None) -> SecretStr | None:

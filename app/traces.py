@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
@@ -40,6 +42,11 @@ if TYPE_CHECKING:
 
 Values = dict[str, str | int | float | list[str]]
 
+log = logging.getLogger("starboard")
+
+FLUSH_S = 3.0
+"""At the end, what has not been sent is given up after so long."""
+
 # The conventions' names for whom our kinds of provider speak to; others keep ours.
 PROVIDERS: Mapping[str, str] = {
     "google": "gcp.gemini",
@@ -51,8 +58,8 @@ PROVIDERS: Mapping[str, str] = {
 @asynccontextmanager
 async def open_traces(*, content: bool) -> AsyncIterator[Traces]:
     """Traces that go where the OTEL_* variables say, by OTLP over HTTP; what is left is sent at the
-    end. With `content` they hold prompts and replies. Raises `ConfigurationError` without the
-    extra."""
+    end, which waits for it, at most `FLUSH_S` seconds. With `content` they hold prompts and
+    replies. Raises `ConfigurationError` without the extra."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -64,12 +71,20 @@ async def open_traces(*, content: bool) -> AsyncIterator[Traces]:
             "pip install 'starboard[otel]', or set OTEL_TRACES_EXPORTER=none"
         ) from error
     ours = Resource({"service.name": "starboard", "service.version": version("starboard")})
-    provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
+    provider = TracerProvider(
+        resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
+    )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     try:
         yield Traces(provider.get_tracer("starboard", version("starboard")), content)
     finally:
-        await asyncio.to_thread(provider.shutdown)
+        # The SDK has limits of its own, of up to 30 s and not for a host that is silent. A thread
+        # that is left behind does not keep the process.
+        sending = threading.Thread(target=provider.shutdown, daemon=True)
+        sending.start()
+        await asyncio.to_thread(sending.join, FLUSH_S)
+        if sending.is_alive():
+            log.warning("traces: the collector did not take what was left in %g s", FLUSH_S)
 
 
 @dataclass(frozen=True)

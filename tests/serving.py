@@ -9,10 +9,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import uvicorn
 from fastapi import FastAPI
+
+from app.settings import Settings
+from tests.conftest import settings
+from tests.fakes.anthropic import AnthropicFake
+from tests.fakes.google import GoogleFake
+from tests.fakes.mistral import MistralFake
+from tests.fakes.nvidia import NvidiaFake
 
 
 @asynccontextmanager
@@ -44,6 +52,50 @@ async def exchange(client: httpx2.AsyncClient, sent: bytes) -> bytes:
             return await reader.read()
     finally:
         writer.close()
+
+
+def only_mistral(fake: MistralFake, database_url: str, **more: Any) -> Settings:
+    """A board of one remote member."""
+    return settings(
+        **{
+            "database_url": database_url,
+            "MISTRAL_API_KEY": fake.api_key,
+            "MISTRAL_BASE_URL": fake.base_url,
+            "scorer": "embedded",
+            **more,
+        }
+    )
+
+
+def three_vendors(
+    claude: AnthropicFake,
+    gemma: GoogleFake,
+    mistral: MistralFake,
+    nvidia: NvidiaFake,
+    database_url: str,
+    **more: Any,
+) -> Settings:
+    """The board that a service with every vendor's key has."""
+    return settings(
+        **{
+            "database_url": database_url,
+            "ANTHROPIC_API_KEY": claude.api_key,
+            "ANTHROPIC_BASE_URL": claude.base_url,
+            "GEMINI_API_KEY": gemma.api_key,
+            "GOOGLE_GEMINI_BASE_URL": gemma.base_url,
+            "MISTRAL_API_KEY": mistral.api_key,
+            "MISTRAL_BASE_URL": mistral.base_url,
+            "NVIDIA_API_KEY": nvidia.api_key,
+            "NVIDIA_BASE_URL": nvidia.base_url,
+            **more,
+        }
+    )
+
+
+async def until(reached: Callable[[], bool], limit_s: float = 30) -> None:
+    async with asyncio.timeout(limit_s):
+        while not reached():
+            await asyncio.sleep(0.005)
 
 
 def wait_for(condition: Callable[[], object], limit_s: float = 30) -> None:

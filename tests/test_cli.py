@@ -81,16 +81,16 @@ def test_stored_answers_are_exported_and_erased() -> None:
     run("ask", "Which?", "--json")
     run("ask", "Which?", "--json", "--member", "b")
     rows = [json.loads(line) for line in run("export").splitlines()]
-    assert [row["provenance"]["member"] for row in rows] == ["a", "b"]
+    assert [json.loads(row["provenance"])["member"] for row in rows] == ["a", "b"]
     Path("starboard.toml").write_text(BOARD.replace("[members.b]", "[members.b]\ntrainable=false"))
     rows = [json.loads(line) for line in run("export", "--format", "sft").splitlines()]
-    assert [row["provenance"]["member"] for row in rows] == ["a"]
+    assert [json.loads(row["provenance"])["member"] for row in rows] == ["a"]
     result = CliRunner().invoke(app, ["export", "--all-members"])
     assert [json.loads(line)["completion"] for line in result.stdout.splitlines()][1:] == [
         [{"role": "assistant", "content": "second"}]
     ]
     assert "forbid" in result.stderr
-    run("erase", rows[0]["provenance"]["answer"])
+    run("erase", json.loads(rows[0]["provenance"])["answer"])
     assert run("export") == ""
 
 
@@ -104,8 +104,34 @@ def test_answers_are_erased_by_tag() -> None:
                 await store.save(one)
 
     asyncio.run(save())
-    result = CliRunner().invoke(app, ["erase", "--tag", "user=u1"])
+    result = CliRunner().invoke(app, ["erase", "--tag", "user:u1"])
     assert "1 answers erased" in result.stderr
+    assert asyncio.run(stored()) == ["comp_2"]
+
+
+async def stored() -> list[str]:
+    async with AnswerStore.open("sqlite+aiosqlite:///answers.db") as store:
+        return [one.id async for one in store.answers()]
+
+
+@pytest.mark.usefixtures("board")
+def test_answers_are_erased_by_id_also_beside_ids_that_are_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def save() -> None:
+        async with AnswerStore.open("sqlite+aiosqlite:///answers.db") as store:
+            for number in range(3):
+                await store.save(competition(number, scored("a", 1.0)))
+
+    asyncio.run(save())
+    ids = ("comp_0", "none_1", "comp_2", "none_2")
+    monkeypatch.setattr(sys, "argv", ["starboard", "erase", *ids])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert (ended.value.code, asyncio.run(stored())) == (2, ["comp_1"])
+    assert "2 answers erased" in said
+    assert "there is no answer none_1, none_2" in said
 
 
 @pytest.mark.usefixtures("board")
@@ -121,7 +147,7 @@ def test_answers_are_exported_and_erased_by_the_key_that_asked() -> None:
 
     def exported(*options: str) -> list[str]:
         rows = map(json.loads, run("export", *options).splitlines())
-        return [row["provenance"]["answer"] for row in rows]
+        return [json.loads(row["provenance"])["answer"] for row in rows]
 
     asyncio.run(save())
     assert exported("--key", keys[0]["prefix"]) == ["comp_0", "comp_2"]
@@ -138,9 +164,9 @@ def test_answers_are_exported_and_erased_by_the_key_that_asked() -> None:
         ((), "say which answers"),
         (("ans_1", "--key", "key_1"), "say which answers"),
         (("--key", "key_none"), "there is no key key_none"),
-        (("--key", "", "--tag", "a=b"), "there is no key"),
-        (("ans_1", "--tag", "a=b"), "say which answers"),
-        (("--tag", "user"), "--tag user=u1"),
+        (("--key", "", "--tag", "a:b"), "there is no key"),
+        (("ans_1", "--tag", "a:b"), "say which answers"),
+        (("--tag", "user"), "--tag user:u1"),
         (("ans_1",), "there is no answer ans_1"),
     ],
 )
@@ -232,6 +258,42 @@ def test_a_key_is_made_listed_and_revoked() -> None:
     assert unknown.returncode == 2
     assert "there is no key sk-sb-nobody" in unknown.stderr
     assert "stored as a hash" in run("keys", "create", "--help")
+
+
+@pytest.mark.usefixtures("board")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("n" * 201,), "at most 200 characters"),
+        (("ci", "--days", "1e9"), "36500"),
+        (("ci", "--days", "nan"), "36500"),
+        (("ci", "--budget-usd", "inf"), "9000000000"),
+        (("ci", "--budget-usd", "1e11"), "9000000000"),
+        (("ci", "--per-minute", "3000000000"), "1000000"),
+        (("ci", "--concurrency", "3000000000"), "1000000"),
+        (("ci", "--scope", "write"), "admin"),
+        (("ci", "--period", "year"), "month"),
+    ],
+)
+def test_a_key_has_limits_that_can_be(
+    arguments: tuple[str, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["starboard", "keys", "create", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert json.loads(run("keys", "list", "--json")) == {"keys": []}
+
+
+@pytest.mark.usefixtures("board")
+def test_the_largest_limits_are_kept() -> None:
+    most = ("--days", "36500", "--per-minute", "1000000", "--concurrency", "1000000")
+    made = json.loads(run("keys", "create", "n" * 200, *most, "--budget-usd", "9e9", "--json"))
+    assert (made["budget_usd"], made["per_minute"], len(made["name"])) == (9e9, 1_000_000, 200)
 
 
 def test_the_version_is_told() -> None:

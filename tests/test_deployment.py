@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes_validate import ValidationError, validate
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.api import create_app
+from app.errors import ConfigurationError
 from app.settings import Settings
+from app.store import AnswerStore
+from app.store.keys import Keys
+from app.traces import FLUSH_S
 from tests.conftest import settings
 from tests.serving import serve
 
@@ -69,16 +74,35 @@ def test_dashboard_panels_do_not_overlap() -> None:
         taken |= cells
 
 
+@pytest.mark.parametrize("version", ["1.25", "1.37"])
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_every_manifest_says_what_it_is(path: Path) -> None:
+def test_every_manifest_is_what_kubernetes_takes(path: Path, version: str) -> None:
+    """Its own schemas, strictly: a field that is misspelt would be dropped by the cluster."""
     for document in documents(path):
-        assert document["apiVersion"]
-        assert document["kind"]
+        if document["kind"] == "Kustomization":  # a client's file, which has no schema there
+            continue
+        validate(document, version, strict=True)
+        with pytest.raises(ValidationError, match="unexpected"):
+            validate({**document, "sepc": {}}, version, strict=True)
 
 
-def test_the_kustomization_names_every_manifest_but_the_secrets_template() -> None:
-    others = {path.name for path in MANIFESTS} - {"kustomization.yaml", "secret.example.yaml"}
-    assert set(manifest("kustomization")["resources"]) == others
+def test_the_kustomization_names_every_manifest_but_what_is_applied_by_hand() -> None:
+    by_hand = {"kustomization.yaml", "secret.example.yaml", "keys.yaml"}
+    kustomization = manifest("kustomization")
+    assert set(kustomization["resources"]) == {path.name for path in MANIFESTS} - by_hand
+    (image,) = kustomization["images"]
+    (container,) = manifest("keys")["spec"]["containers"]
+    assert container["image"] == f"{image['newName']}:{image['newTag']}"
+
+
+def test_the_label_by_which_the_migration_is_applied_first_is_its_alone() -> None:
+    commands = (DOCKER.parent / "docs/operating.md").read_text()
+    (label,) = re.findall(r"kubectl apply -k docker/kubernetes -l app=(\S+)", commands)
+    found = {
+        name: manifest(Path(name).stem)["metadata"].get("labels", {}).get("app")
+        for name in manifest("kustomization")["resources"]
+    }
+    assert [name for name, app in found.items() if app == label] == ["migration.yaml"]
 
 
 async def test_probes_ask_what_is_served(scripted: Settings) -> None:
@@ -103,7 +127,36 @@ def test_the_settings_of_the_cluster_are_settings_and_a_pod_has_time_to_stop(
     ours = settings()
     assert (ours.log_format, ours.drain_s) == ("json", 10)
     grace = manifest("deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert grace > ours.drain_s + ours.deadline_s + 5
+    assert grace > ours.drain_s + ours.deadline_s + 5 + FLUSH_S
+
+
+async def test_compose_on_a_port_of_this_machine_has_an_open_door_and_in_production_none(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (base,), (more,) = (documents(DOCKER / f"compose{n}.yaml") for n in ("", ".production"))
+    first, second = (file["services"]["starboard"] for file in (base, more))
+    assert all(port.startswith("127.0.0.1:") for port in first["ports"])
+    assert "ports" not in second
+    monkeypatch.setenv("STARBOARD_AUTH", first["environment"]["STARBOARD_AUTH"])
+    ours = settings(host="::", database_url=database_url)
+    async with serve(create_app(ours)) as client:
+        assert (await client.get("/models")).status_code == 200
+    assert seconds_to_stop(first) > ours.drain_s + ours.deadline_s + 5 + FLUSH_S
+
+    monkeypatch.setenv("STARBOARD_AUTH", second["environment"]["STARBOARD_AUTH"])
+    ours = settings(host="::", database_url=database_url)
+    app = create_app(ours)
+    with pytest.raises(ConfigurationError, match="starboard keys create"):
+        async with app.router.lifespan_context(app):
+            pass
+    async with AnswerStore.open(database_url) as store:
+        await Keys(store.engine).create("admin", ["admin"])
+    async with serve(create_app(ours)) as client:
+        assert (await client.get("/models")).status_code == 401
+
+
+def seconds_to_stop(service: Any) -> int:
+    return int(service["stop_grace_period"].removesuffix("s"))
 
 
 def test_compose_adds_to_services_that_are_there() -> None:

@@ -388,7 +388,6 @@ async def test_a_scalar_reward_is_said_to_be_one() -> None:
     [
         (board, plan(), NoBoardError),
         (lambda: board(Troubled("a", [])), plan("b"), InvalidRequestError),
-        (lambda: board(Troubled("a", [])), Plan(("a",), strategy="guess"), InvalidRequestError),
     ],
 )
 async def test_what_cannot_be_run_is_refused(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from app.domain import (
     ScoredCandidate,
     Selection,
 )
-from app.export import Format, rows
+from app.export import Format, lines, rows
 from app.scorers.examples import read_examples
 from tests.samples import competition, failed, scored
 
@@ -175,12 +176,25 @@ def test_no_pair_within_the_resolution_or_by_a_scorer_that_cannot_rank() -> None
         ([{"corrected": "reply of a"}], [("reply of a", "reply of b")]),  # nothing was corrected
         ([{"thumb": "down"}], []),
         ([{"thumb": "up"}], [("reply of a", "reply of b")]),
+        ([{"better": "comp_1_1"}, {"thumb": "up"}], [("reply of a", "reply of b")]),
+        ([{"corrected": "So."}, {"thumb": "up"}], [("reply of a", "reply of b")]),
+        ([{"thumb": "up"}, {"better": "comp_1_1"}], [("reply of b", "reply of a")]),
+        ([{"better": "comp_1_1", "thumb": "up"}], [("reply of b", "reply of a")]),
+        ([{"corrected": "So."}, {"thumb": "down"}], [("So.", "reply of a")]),
     ],
 )
 def test_what_people_prefer_goes_before_rewards(
     feedback: list[dict[str, Any]], expected: list[tuple[str, str]]
 ) -> None:
     assert texts(chosen(*TWO, feedback=feedback)) == expected
+
+
+def test_what_was_praised_is_not_rejected_for_its_reward() -> None:
+    """A vote may choose what the scorer likes least."""
+    entries = (scored("a", 1.0), scored("b", 2.0))
+    assert texts(chosen(*entries)) == [("reply of b", "reply of a")]
+    assert texts(chosen(*entries, feedback=[{"thumb": "up"}])) == []
+    assert texts(chosen(*entries, feedback=[{"thumb": "down"}])) == [("reply of b", "reply of a")]
 
 
 def test_both_replies_of_a_pair_must_be_trainable() -> None:
@@ -229,19 +243,59 @@ def test_labels_of_a_scorer_that_cannot_rank_are_left_out() -> None:
         assert made(chosen(labelled(1, 1, 1, 1, 1), scorer=weak), "helpsteer") == []
 
 
+def as_datasets(answers: Sequence[Answer], shape: Format, folder: Path) -> tuple[Any, list[Any]]:
+    """What `datasets` makes of an export, its types taken from the first row, and the rows."""
+    datasets = pytest.importorskip("datasets")
+
+    async def stored() -> AsyncIterator[Answer]:
+        for answer in answers:
+            yield answer
+
+    async def written() -> list[str]:
+        return [line async for line in lines(stored(), shape, EVERYBODY)]
+
+    path = folder / f"{shape}.jsonl"
+    path.write_text("".join(told := asyncio.run(written())))
+    read = datasets.Dataset.from_json(str(path), cache_dir=str(folder), chunksize=1)
+    return read, [json.loads(line) for line in told]
+
+
+PLAIN = chosen(*TWO, turns=TURNS[1:2])
+CORRECTED = chosen(*TWO, feedback=[{"corrected": "So."}])
+RATED = chosen(labelled(1, 1, 2, 3, 4), feedback=[{"ratings": Attributes(1, 2, 3, 4, 0)}])
+HALVES = chosen(labelled(0.5, 1, 1.5, 2, 4.2), labelled(1, 1, 1, 1, 1), scorer="nvidia")
+
+
+@pytest.mark.parametrize("shape", get_args(Format))
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [PLAIN] * 3 + [CORRECTED, RATED, HALVES],
+        [CORRECTED] * 3 + [PLAIN, RATED, HALVES],
+        [HALVES, RATED, PLAIN, CORRECTED],
+    ],
+)
+def test_every_row_of_an_export_has_the_types_of_the_first(
+    shape: Format, answers: list[Answer], tmp_path: Path
+) -> None:
+    read, told = as_datasets(answers, shape, tmp_path)
+    assert len(told) >= 2
+    assert list(read) == told
+    assert all(json.loads(row["provenance"])["answer"] == "comp_1" for row in read)
+
+
 @pytest.mark.parametrize("shape", ["sft", "preference"])
 def test_trl_takes_the_rows_for_conversations(shape: Format, tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    """With the columns that its trainers look for, and in each what it stands for."""
     trl = pytest.importorskip("trl")
-    found = [
-        *made(chosen(*TWO), shape),
-        *made(chosen(*TWO, feedback=[{"corrected": "So."}]), shape),
-    ]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(map(json.dumps, found)))
-    read = datasets.Dataset.from_json(str(path), cache_dir=str(tmp_path))
-    assert len(read) == 2
-    assert [json.loads(json.dumps(row, default=str))["prompt"] for row in read] == [
-        row["prompt"] for row in found
-    ]
-    assert all(trl.data_utils.is_conversational(row) for row in read)
+    read, _ = as_datasets([PLAIN, CORRECTED], shape, tmp_path)
+    texts = {
+        "sft": {"completion": "So."},
+        "preference": {"chosen": "So.", "rejected": "reply of a"},
+    }[shape]
+    for row in read:
+        assert trl.data_utils.is_conversational(row)
+        assert {*row} == {"prompt", *texts, "provenance"}
+    assert read[1]["prompt"] == [{"role": m.role, "content": m.content} for m in TURNS]
+    for column, text in texts.items():
+        assert read[1][column] == [{"role": "assistant", "content": text}]

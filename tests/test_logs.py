@@ -149,6 +149,24 @@ def test_keys_are_left_out_wherever_they_stand() -> None:
     assert told.count("[redacted]") == 2 * 4
 
 
+@pytest.mark.parametrize(
+    "key", ["sk-sb-Ab12Cd34Ef56Gh78", "sk-ant-api03-Ab12Cd34", "nvapi-Ab12Cd34Ef56Gh78"]
+)
+async def test_keys_are_left_out_of_fields_too(
+    key: str, scripted: Settings, lines: list[str]
+) -> None:
+    async with serve(create_app(scripted)) as client:
+        for path in (f"/answers/{key}", f"/x_{key}/y", f"/x/key={key}", "/x/key=9876543210"):
+            await client.get(path)
+    asked = [json.loads(line) for line in lines if "starboard.access" in line]
+    assert len(asked) == 4
+    for line in asked:
+        assert "[redacted]" in line["path"]
+        assert "[redacted]" in line["message"]
+    assert key not in str(lines)
+    assert "9876543210" not in str(lines)
+
+
 def test_the_settings_know_their_secrets() -> None:
     ours = settings(
         database_url="postgresql+asyncpg://me:hunter22@db/starboard",

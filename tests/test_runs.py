@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def test_a_run_goes_on_with_the_same_manifest_only(tmp_path: Path) -> None:
     (out / "rows.jsonl").touch()
     begin(out, {"seed": 1, "method": {"shares": [1, 2], "k": 3}})
     assert (out / "manifest.json").read_bytes() == before
-    with pytest.raises(ConfigurationError, match=r"\(method\.k 3, now 4, seed 1, now None\)"):
+    with pytest.raises(ConfigurationError, match=r"\(method\.k 3, now 4, seed 1, now not set\)"):
         begin(out, {"method": {"shares": [1, 2], "k": 4}})
 
 
@@ -48,6 +49,26 @@ def test_a_file_is_there_whole_or_not_at_all(
     with pytest.raises(KeyboardInterrupt):
         write_text(path, "half")
     assert path.read_text().count("\n") == 2
+
+
+def test_what_takes_a_files_name_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut after the renaming finds the content."""
+    synced: list[int] = []
+    replace = Path.replace
+
+    def sync(file: int) -> None:
+        synced.append(os.fstat(file).st_size)
+
+    def renamed(partial: Path, path: Path) -> Path:
+        assert synced == [len("whole")]
+        return replace(partial, path)
+
+    monkeypatch.setattr("os.fsync", sync)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_text(tmp_path / "rows.jsonl", "whole")
+    assert (tmp_path / "rows.jsonl").read_text() == "whole"
 
 
 def test_what_an_interruption_left_does_not_stop_a_run_from_beginning(tmp_path: Path) -> None:

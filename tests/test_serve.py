@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,42 @@ def test_workers_share_the_circuits_and_whichever_is_scraped_tells_those_of_all(
 
 def circuits(state: str) -> str:
     return f'starboard_member_circuits{{member="a",state="{state}"}}'
+
+
+def test_a_start_that_fails_by_a_bug_tells_its_place_and_not_its_text() -> None:
+    """The text of an exception that is not ours may quote a prompt or a key."""
+    broken = "def _fail(services): raise RuntimeError('xy' + 'zzy')"
+    start = "from app.api import app\napp._say_who_sits = _fail\nfrom app.cli import main\nmain()"
+    Path("broken.py").write_text(f"{broken}\n{start}")
+    done = subprocess.run(
+        [sys.executable, "broken.py", "serve", "--port", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    (why,) = [line for line in lines if line["level"] == "critical"]
+    assert why["message"] == "cannot start"
+    assert "in _fail" in why["error"]
+    assert why["error"].endswith("RuntimeError")
+    assert "xyzzy" not in done.stderr
+
+
+def test_a_folder_for_figures_is_cleaned_of_those_of_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    figures = tmp_path / "figures"
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(figures))
+    for _ in range(2):
+        with serving("--workers", "2") as (server, url):
+            httpx2.get(f"{url}/answers/none")
+            sample = 'starboard_http_requests_total{method="GET",route="/answers/'
+            assert told(url, sample) == 1
+            assert list(figures.glob("*.db"))
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(20) == 0
 
 
 def told(url: str, sample: str) -> float:

@@ -23,6 +23,9 @@ def kinds() -> list[str]:
     return [f"judge:{s.member}" if s.kind == "judge" else s.kind for s in Settings().ladder]
 
 
+PRICES = "[prices.'{0}']\ninput_per_million = 1.0\noutput_per_million = 2.0\n"
+
+
 def write(text: str) -> None:
     Path("starboard.toml").write_text(text)
 
@@ -123,6 +126,9 @@ def test_the_key_of_a_host_comes_from_the_variable_its_row_names(
         ("scorer = []", "scorer"),
         ('scorer = "abacus"', "abacus"),
         ('[scorer]\nkind = "judge"\nmember = "nobody"', "no member named nobody to judge"),
+        ('[members.starboard]\nprovider = "scripted"\nreply = "r"', "cannot be named starboard"),
+        ('[members.nvidia]\nprovider = "scripted"\nreply = "r"', "cannot be named nvidia"),
+        (PRICES.format("claude-sonet"), "prices: no member, scorer or model is named claude-sonet"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_by_name(text: str, match: str) -> None:
@@ -246,6 +252,53 @@ def test_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-very-secret")
     assert "sk-very-secret" not in repr(Settings()) + repr(Settings().seats)
     assert "sk-very-secret" not in Settings().model_dump_json()
+
+
+def test_prices_may_be_of_members_models_and_scorers_that_are_not_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLAUDE_MODEL", "claude-x")
+    names = ("claude", "claude-x", "claude-sonnet-5-5", "nvidia", "remote", "script-1")
+    row = '[members.a]\nprovider = "scripted"\nreply = "r"\nmodel = "script-1"\n'
+    write(row + "".join(PRICES.format(name) for name in names))
+    assert set(Settings().prices) == set(names)
+
+
+@pytest.mark.parametrize(
+    ("url", "passwords"),
+    [
+        ("postgresql+asyncpg://me:p[w@db/starboard", {"p[w"}),
+        ("postgresql+asyncpg://me:p%40w@db/starboard", {"p%40w", "p@w"}),
+        ("postgresql+asyncpg://me@db/starboard?password=p%2Fw", {"p/w"}),
+        ("postgresql+asyncpg://me:@db:port/starboard", set()),
+        ("sqlite+aiosqlite:////data/a:b@c.db", set()),
+        ("nonsense", set()),
+    ],
+)
+def test_a_password_in_the_databases_url_is_known_and_not_shown(
+    url: str, passwords: set[str]
+) -> None:
+    ours = settings(database_url=url)
+    assert set(ours.secrets) == passwords
+    assert url not in repr(ours) + ours.model_dump_json()
+
+
+def test_keys_in_the_headers_to_a_collector_are_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20c2VjcmV0==,x-scope-orgid=1"
+    )
+    assert set(Settings().secrets) == {"Bearer%20c2VjcmV0==", "c2VjcmV0=="}
+    assert "c2VjcmV0" not in repr(Settings()) + Settings().model_dump_json()
+
+
+def test_traces_that_would_go_nowhere_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert not Settings().traced
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")
+    with pytest.raises(ValidationError, match="http/protobuf alone"):
+        Settings()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+    assert Settings().traced
 
 
 def test_settings_from_values_need_no_file() -> None:

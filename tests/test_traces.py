@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -32,7 +33,7 @@ async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]
 
 async def ask(database_url: str, fault: str | None = None, **more: Any) -> tuple[str, str]:
     """One run with a scripted and a remote member, told as by a client that traces too. Its id,
-    and the remote host's request."""
+    and that of its trace."""
     async with MistralFake() as mistral:
         if fault:
             mistral.fail_once(fault)
@@ -135,6 +136,25 @@ async def test_text_is_in_the_spans_only_if_the_operator_says_so(
         {"role": "user", "parts": [{"type": "text", "content": PROMPT}]}
     ]
     assert json.loads(told["gen_ai.output.messages"])[0]["parts"][0]["content"] == "first"
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_collector_that_does_not_answer_holds_the_end_up_for_a_stated_time(
+    silent: bool,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whether it refuses connections, which the exporter tries again, or takes them in silence."""
+    monkeypatch.setattr("app.traces.FLUSH_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        if not silent:
+            listening.close()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        await ask(database_url)
+    told = [one.getMessage() for one in caplog.records if one.name == "starboard"]
+    assert "traces: the collector did not take what was left in 0.5 s" in told
 
 
 async def test_no_traces_unless_the_variables_ask_for_them(

@@ -9,11 +9,11 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import Header, Request
-from pydantic import BaseModel
 
+from app.api.connections import LiveRun, follow, while_connected
 from app.domain import Answer, Listener, Plan, Prompt
 from app.ensemble import STORE_GRACE_S, to_the_end
 from app.errors import InProgressError, InvalidRequestError, RequestError, StoreError
@@ -27,7 +27,8 @@ log = logging.getLogger("starboard")
 
 # A lease outlives its run, so that its room in the budget is not given away while money is spent.
 MARGIN_S = 5.0
-POLL_S = 0.1
+# How long those who wait for another's run wait between two looks: twice as long each time.
+POLL_S, LONGEST_POLL_S = 0.05, 1.0
 
 T = TypeVar("T")
 
@@ -67,16 +68,33 @@ async def admitted(
         await to_the_end(_or_logged(lambda: live.keys.settle(lease, meter.spent), said))
 
 
-def run_for(
+class Asked(Protocol):
+    """What a route's body has in common with that of the others that ask the board."""
+
+    @property
+    def stream(self) -> bool | None: ...
+
+    def model_dump_json(self) -> str: ...
+
+
+async def ask(
     live: Services,
     caller: ApiKey | None,
+    request: Request,
+    *,
+    body: Asked,
+    key: str | None,
     prompt: Prompt,
     plan: Plan,
-    *,
     tags: Mapping[str, str],
     id_: str,
-) -> Callable[..., Coroutine[Any, Any, Answer]]:
-    """A run of the board within the caller's limits, to be called with a listener or without."""
+) -> Answer | LiveRun:
+    """The board's answer within the caller's limits, which has the id unless another request of
+    the same Idempotency-Key has it; with `stream` the run under way, once a member was asked.
+
+    Raises `ClientGoneError` if the client leaves, and `InvalidRequestError` for a stream with an
+    Idempotency-Key: events of a run that is over cannot be told again.
+    """
     ensemble, key_id = live.ensemble, caller.id if caller else None
 
     async def run(listener: Listener | None = None) -> Answer:
@@ -87,7 +105,18 @@ def run_for(
                 prompt, plan, listener, tags=tags, key_id=key_id, meter=meter, id_=id_
             )
 
-    return run
+    if body.stream:
+        if key is not None:
+            told = "is not for streams: send it without `stream`"
+            raise InvalidRequestError("Idempotency-Key", told)
+        return await follow(request, run, live.settings.keep_alive_s)
+    if key is None:
+        return await while_connected(request, run())
+    said = f"{request.url.path}\n{body.model_dump_json()}"
+    digest = hashlib.sha256(said.encode()).hexdigest()
+    scope = caller.id if caller else ""
+    once = _once(live, scope, key, digest, run, id_=id_, deadline_s=plan.deadline_s)
+    return await while_connected(request, once)
 
 
 async def _or_undone(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]]) -> T:
@@ -110,15 +139,14 @@ async def _or_logged(work: Callable[[], Awaitable[None]], said: str) -> None:
         log.error("%s: the database failed", said)
 
 
-async def once(
+async def _once(
     live: Services,
-    caller: ApiKey | None,
-    key: str | None,
+    scope: str,
+    key: str,
+    digest: str,
     run: Callable[[], Awaitable[Answer]],
     *,
     id_: str,
-    request: Request,
-    body: BaseModel,
     deadline_s: float,
 ) -> Answer:
     """The answer of `run`, which will have that id, or of whoever ran it under the same
@@ -128,11 +156,6 @@ async def once(
     waited for it is told, and does not try in its place. Raises `InProgressError`, or
     `IdempotencyError` if the key was used for another request.
     """
-    if key is None:
-        return await run()
-    scope = caller.id if caller else ""
-    said = f"{request.url.path}\n{body.model_dump_json()}"
-    digest = hashlib.sha256(said.encode()).hexdigest()
     claiming = live.idempotency.claim(scope, key, digest, _lease_s(deadline_s), id_)
     claim = await _or_undone(claiming, lambda claim: live.idempotency.finish(claim, None))
     if claim.owner is None:
@@ -147,19 +170,13 @@ async def once(
         await to_the_end(_or_logged(lambda: live.idempotency.finish(claim, answer_id), said))
 
 
-def refuse_key_with_stream(key: str | None) -> None:
-    """Raises `InvalidRequestError`: events of a run that is over cannot be told again."""
-    if key is not None:
-        raise InvalidRequestError("Idempotency-Key", "is not for streams: send it without `stream`")
-
-
 async def _answer_id(live: Services, claim: Claim, deadline_s: float) -> str:
     try:
         async with asyncio.timeout(deadline_s):
-            known: Claim | None = claim
+            known, wait_s = await live.idempotency.look(claim), POLL_S
             while known is not None and known.answer_id is None:
-                await asyncio.sleep(POLL_S)
-                known = await live.idempotency.look(claim)
+                await asyncio.sleep(wait_s)
+                known, wait_s = await live.idempotency.look(claim), min(2 * wait_s, LONGEST_POLL_S)
     except TimeoutError as error:
         raise InProgressError("it is still under way", retry_after_s=1) from error
     if known is None or known.answer_id is None:

@@ -9,18 +9,19 @@ from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 
-from app.api.admission import IdempotencyKey, once, refuse_key_with_stream, run_for
-from app.api.connections import KEEP_ALIVE, EventStream, Step, follow, while_connected
+from app.api.admission import IdempotencyKey, ask
+from app.api.connections import KEEP_ALIVE, EventStream, LiveRun, Step
 from app.api.documents import (
     EXAMPLES,
     AnswerDocument,
+    AnswerId,
     AnswerRequest,
     CandidateDocument,
     StartedDocument,
     answer_document,
     candidate_document,
+    request_document,
 )
-from app.api.feedback import AnswerId
 from app.api.limits import JsonRoute
 from app.api.problems import Problem, problem_of, responses
 from app.api.security import MayAnswer, count_hop, needs
@@ -105,15 +106,21 @@ async def answer(
     settings, ensemble = live.settings, live.ensemble
     prompt = body.to_prompt(settings.max_tokens)
     plan = body.to_plan(ensemble.members, settings.deadline_s)
-    id_ = new_id("ans")
-    run = run_for(live, caller, prompt, plan, tags=body.tags or {}, id_=id_)
-    if body.stream:
-        refuse_key_with_stream(key)
-        live_run = await follow(run, settings.keep_alive_s)
-        return EventStream(live_run, _events(id_, live_run.steps()))
-    deadline_s = plan.deadline_s
-    work = once(live, caller, key, run, id_=id_, request=request, body=body, deadline_s=deadline_s)
-    return answer_document(await while_connected(request, work))
+    id_, tags = new_id("ans"), body.tags or {}
+    told = await ask(
+        live,
+        caller,
+        request,
+        body=body,
+        key=key,
+        prompt=prompt,
+        plan=plan,
+        tags=tags,
+        id_=id_,
+    )
+    if isinstance(told, LiveRun):
+        return EventStream(told, _events(id_, told.steps()))
+    return answer_document(told)
 
 
 @router.get(
@@ -124,6 +131,17 @@ async def answer(
 async def get_answer(answer_id: AnswerId, live: Live) -> AnswerDocument:
     """An answer as it was returned."""
     return answer_document(await live.store.get(answer_id))
+
+
+@router.get(
+    "/answers/{id}/request",
+    response_model_exclude_none=True,
+    responses=responses(401, 403, 404, 422, 503),
+    dependencies=[Depends(needs("read"))],
+)
+async def get_request(answer_id: AnswerId, live: Live) -> AnswerRequest:
+    """What an answer was asked, as a body for `POST /answer` that asks it again."""
+    return request_document(await live.store.get(answer_id))
 
 
 async def _events(answer_id: str, steps: AsyncIterator[Step]) -> AsyncIterator[bytes]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
@@ -20,8 +18,11 @@ from app.api import (
     health,
     listing,
     openai,
+    page,
     problems,
     scoring,
+    star_runs,
+    statistics,
 )
 from app.api.draining import drain_on_sigterm
 from app.api.limits import Limits
@@ -29,8 +30,9 @@ from app.api.metrics import Metrics
 from app.api.requests import Observed
 from app.api.security import NoKeysInUrls, check_door
 from app.api.services import State
+from app.background import background
 from app.errors import ConfigurationError
-from app.retention import keeping
+from app.retention import drop_daily
 from app.settings import Settings
 from app.wiring import Services, open_services
 
@@ -52,6 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
+        doing = "start"
         try:
             async with open_services(settings, metrics.watch, booked=metrics.book) as services:
                 await check_door(services)
@@ -59,22 +62,22 @@ def create_app(settings: Settings) -> FastAPI:
                 with drain_on_sigterm(settings.drain_s) as draining:
                     async with (
                         _self_check(services),
-                        keeping(
-                            services.store,
-                            services.keys,
-                            services.idempotency,
-                            settings.retention_days,
-                        ),
+                        background(lambda: _drop_daily(services), "retention"),
                         metrics.telling(services.ensemble.gates),
                     ):
+                        doing = "stop in order"
                         yield State(
                             services=services,
-                            pings=health.pings_of(services),
+                            dependencies=health.dependencies_of(services),
                             metrics=metrics,
                             draining=draining,
                         )
         except ConfigurationError as error:
-            log.critical("cannot start: %s", error)
+            log.critical("cannot %s: %s", doing, error)
+            raise
+        except Exception:
+            # With its class and stack: uvicorn would print its text, which may quote anything.
+            log.critical("cannot %s", doing, exc_info=True)
             raise
         finally:
             metrics.close()
@@ -101,23 +104,20 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(feedback.router)
     app.include_router(scoring.router)
     app.include_router(openai.router)
+    app.include_router(statistics.router)
+    app.include_router(star_runs.router)
     app.include_router(health.router)
-    app.add_api_route("/", _to_docs, include_in_schema=False)
+    page.install(app)
     return app
 
 
-@asynccontextmanager
-async def _self_check(services: Services) -> AsyncIterator[None]:
+def _self_check(services: Services) -> AbstractAsyncContextManager[None]:
     """Scorers are put to their self-check while the service already answers: a judge that takes
     its time must not hold up the start."""
-    check = services.ensemble.ladder.check(SELF_CHECK_S) if services.settings.self_check else None
-    checking = asyncio.create_task(check) if check else None
-    try:
-        yield
-    finally:
-        if checking:
-            checking.cancel()
-            await asyncio.gather(checking, return_exceptions=True)
+    if not services.settings.self_check:
+        return nullcontext()
+    ladder = services.ensemble.ladder
+    return background(lambda: ladder.check(SELF_CHECK_S), "the scorers' self-check")
 
 
 def _operation_id(route: APIRoute) -> str:
@@ -125,8 +125,9 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-async def _to_docs() -> RedirectResponse:
-    return RedirectResponse("docs")
+async def _drop_daily(services: Services) -> None:
+    days = services.settings.retention_days
+    await drop_daily(services.store, services.keys, services.idempotency, days)
 
 
 def _say_who_sits(services: Services) -> None:

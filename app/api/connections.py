@@ -89,15 +89,21 @@ class LiveRun:
 
 
 async def follow(
-    run: Callable[[Listener], Coroutine[Any, Any, Answer]], keep_alive_s: float
+    request: Request, run: Callable[[Listener], Coroutine[Any, Any, Answer]], keep_alive_s: float
 ) -> LiveRun:
     """Start a run that reports to a listener. Raises what keeps it from starting: before the first
-    step an error still has an HTTP status of its own."""
+    step an error still has an HTTP status of its own. Raises `ClientGoneError` if the client left
+    before that; whatever is raised, the run is over."""
     told: asyncio.Queue[Step] = asyncio.Queue()
     running = asyncio.ensure_future(_tell(run, told))
-    first = await told.get()
-    if isinstance(first, Exception):
-        raise first
+    try:
+        first = await while_connected(request, told.get())
+        if isinstance(first, Exception):
+            raise first
+    except BaseException:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        raise
     return LiveRun(first, told, running, keep_alive_s)
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal, Self, TypeVar
 
+from fastapi import Path
 from fastapi.openapi.models import Example
 from pydantic import (
     AfterValidator,
@@ -28,6 +29,7 @@ from pydantic import (
 )
 
 from app.domain import (
+    SHOWN,
     Answer,
     Attributes,
     Candidate,
@@ -48,6 +50,8 @@ from app.domain import (
     ScoredReply,
     ScorerInfo,
     StepOutcome,
+    StrategyName,
+    Summary,
     Thumb,
     Usage,
     Weights,
@@ -60,8 +64,11 @@ from app.settings import Seat
 # PostgreSQL takes no NUL. Patterns stand in the OpenAPI document, validators do not.
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 Filled = Annotated[str, StringConstraints(pattern=r"^[^\x00]*[^\s\x00][^\x00]*$")]
-TagText = Annotated[Text, StringConstraints(max_length=256)]
+# As long as OpenAI's metadata. An entry of PostgreSQL's index has 2,704 bytes for both.
+TagKey = Annotated[str, StringConstraints(pattern=r"^[^\x00:=]*$", max_length=64)]
+TagText = Annotated[Text, StringConstraints(max_length=512)]
 Id = Annotated[str, StringConstraints(max_length=40)]
+AnswerId = Annotated[Id, Path(alias="id")]
 
 
 def _whole(value: object) -> object:
@@ -118,15 +125,7 @@ Names = Annotated[list[Name], Field(min_length=1, max_length=64)]
 class PlanRequest(_Request):
     """How the board is asked and how the reply is chosen (docs/strategies.md)."""
 
-    strategy: Literal[
-        "best_of_n",
-        "majority_vote",
-        "weighted_vote",
-        "single",
-        "cascade",
-        "first_good",
-        "fuse",
-    ] = "best_of_n"
+    strategy: StrategyName = "best_of_n"
     samples: Annotated[int, Field(ge=1, le=16), WHOLE] = Field(
         default=1, description="Replies asked of each member."
     )
@@ -181,7 +180,7 @@ Deadline = Annotated[FiniteFloat, Field(ge=0.1, le=600, description="Seconds for
 MaxTokens = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
 Temperature = Annotated[FiniteFloat, Field(ge=0, le=2)]
 Tags = Annotated[
-    dict[TagText, TagText],
+    dict[TagKey, TagText],
     Field(max_length=16, json_schema_extra={"additionalProperties": False}),  # keys of the pattern
 ]
 
@@ -261,6 +260,29 @@ class AnswerRequest(RunRequest):
         turns = [Message(turn.role, turn.text) for turn in self.messages or ()]
         asked = [Message("user", self.prompt)] if self.prompt else []
         return Prompt((*system, *turns, *asked), self.max_tokens or max_tokens, self.temperature)
+
+
+def request_document(answer: Answer) -> AnswerRequest:
+    """A body for `POST /answer` that asks what that answer was asked, in the same way."""
+    plan = {name: getattr(answer.plan, name) for name in PlanRequest.model_fields}
+    return AnswerRequest.model_validate(
+        {
+            "messages": [
+                asdict(message) for message in answer.prompt.messages if message.content.strip()
+            ],
+            "max_tokens": answer.prompt.max_tokens,
+            "temperature": answer.prompt.temperature,
+            "members": list(answer.plan.members),
+            "deadline_s": answer.plan.deadline_s,
+            "weights": asdict(answer.plan.weights),
+            "plan": {
+                **plan,
+                "order": list(answer.plan.order) or None,
+                "reserves": list(answer.plan.reserves) or None,
+            },
+            "tags": dict(answer.tags),
+        }
+    )
 
 
 # Shown in Swagger UI; they name no member, so that they run as they stand on any board.
@@ -352,10 +374,10 @@ class FeedbackRequest(_Request):
     )
     thumb: Thumb | None = None
     ratings: RatingsRequest | None = None
-    corrected: Filled | None = Field(
+    corrected: Annotated[Filled, StringConstraints(max_length=100_000)] | None = Field(
         default=None, description="The chosen reply as it should have been."
     )
-    comment: Filled | None = None
+    comment: Annotated[Filled, StringConstraints(max_length=4000)] | None = None
 
     @model_validator(mode="after")
     def _something_is_said(self) -> Self:
@@ -432,6 +454,8 @@ class DecisionDocument(BaseModel):
     votes: dict[str, float] | None
     length_control: str | None
     not_called: list[str]
+    tie_order: list[str] = Field(description="Members in the order in which ties go.")
+    floor: float | None = Field(description="Reward under which no reply is chosen.")
 
 
 class TimingsDocument(BaseModel):
@@ -520,15 +544,12 @@ class FeedbackListDocument(BaseModel):
     feedback: list[FeedbackDocument]
 
 
-SHOWN = 300  # characters of a text in a list
-
-
 class SummaryDocument(BaseModel):
     """An answer in a list; `GET /answers/{id}` has the rest."""
 
     id: str
     created: datetime
-    prompt: str = Field(description=f"The last turn, its first {SHOWN} characters.")
+    prompt: str = Field(description=f"The user's last message, its first {SHOWN} characters.")
     answer: str | None = Field(description=f"The chosen reply, its first {SHOWN} characters.")
     member: str | None
     model: str | None
@@ -603,11 +624,10 @@ def answer_document(answer: Answer) -> AnswerDocument:
     """The document of an answer; the same whether it has just been made or was stored."""
     ranks = {id_: rank for rank, id_ in enumerate(answer.selection.ranking, start=1)}
     winner = answer.winner
-    outcome = winner.candidate.outcome if winner else None
     return AnswerDocument(
         id=answer.id,
         created=answer.created,
-        answer=outcome.text if isinstance(outcome, Completion) else None,
+        answer=answer.chosen.text if answer.chosen else None,
         member=winner.candidate.member if winner else None,
         model=winner.candidate.model if winner else None,
         scores=_scores(winner.score) if winner else None,
@@ -622,6 +642,8 @@ def answer_document(answer: Answer) -> AnswerDocument:
             votes=dict(answer.selection.votes) if answer.selection.votes else None,
             length_control=answer.selection.length_control,
             not_called=list(answer.selection.not_called),
+            tie_order=list(answer.plan.tie_order),
+            floor=answer.plan.floor,
         ),
         quality=answer.quality,
         missing=list(answer.missing),
@@ -635,24 +657,9 @@ def answer_document(answer: Answer) -> AnswerDocument:
     )
 
 
-def summary_document(answer: Answer) -> SummaryDocument:
-    winner = answer.winner
-    outcome = winner.candidate.outcome if winner else None
-    return SummaryDocument(
-        id=answer.id,
-        created=answer.created,
-        prompt=answer.prompt.turns[-1].content[:SHOWN],
-        answer=outcome.text[:SHOWN] if isinstance(outcome, Completion) else None,
-        member=winner.candidate.member if winner else None,
-        model=winner.candidate.model if winner else None,
-        reward=winner.reward if winner else None,
-        scorer=answer.scorer.name,
-        strategy=answer.selection.strategy,
-        quality=answer.quality,
-        tags=dict(answer.tags),
-        key=answer.key_id,
-        feedback=len(answer.feedback),
-    )
+def summary_document(one: Summary) -> SummaryDocument:
+    plain = asdict(one)
+    return SummaryDocument(answer=plain.pop("reply"), key=plain.pop("key_id"), **plain)
 
 
 def feedback_document(said: Feedback) -> FeedbackDocument:

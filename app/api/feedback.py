@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Path
+from fastapi import APIRouter, Body, Depends
 from fastapi.openapi.models import Example
 
 from app.api.documents import (
+    AnswerId,
     FeedbackDocument,
     FeedbackListDocument,
     FeedbackRequest,
-    Id,
     feedback_document,
 )
 from app.api.limits import JsonRoute
@@ -22,8 +22,6 @@ from app.api.services import Live
 from app.ensemble import new_id
 
 router = APIRouter(tags=["feedback"], route_class=JsonRoute)
-
-AnswerId = Annotated[Id, Path(alias="id")]
 
 EXAMPLES: dict[str, Example] = {
     "thumb": {"value": {"thumb": "up"}},
@@ -45,7 +43,7 @@ EXAMPLES: dict[str, Example] = {
 @router.post(
     "/answers/{id}/feedback",
     status_code=201,
-    responses=responses(400, 401, 403, 404, 413, 415, 422, 503),
+    responses=responses(400, 401, 403, 404, 409, 413, 415, 422, 503),
     dependencies=[Depends(needs("answer"))],
 )
 async def give_feedback(
@@ -53,7 +51,7 @@ async def give_feedback(
     body: Annotated[FeedbackRequest, Body(openapi_examples=EXAMPLES)],
     live: Live,
 ) -> FeedbackDocument:
-    """Say something of an answer; as often as there is something to say."""
+    """Say something of an answer; as often as there is something to say, up to a limit."""
     answer = await live.store.get(answer_id)
     said = body.to_feedback(answer, new_id("fb"), datetime.now(UTC))
     await live.store.add_feedback(answer_id, said)

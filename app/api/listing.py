@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Depends, Query
@@ -19,12 +20,12 @@ from pydantic import (
 )
 
 from app import export
-from app.api.documents import SummariesDocument, Text, summary_document
-from app.api.feedback import AnswerId
+from app.api.documents import AnswerId, SummariesDocument, Text, summary_document
 from app.api.problems import responses
-from app.api.security import needs
+from app.api.security import MayRead, needs
 from app.api.services import Live
 from app.domain import Quality
+from app.errors import ForbiddenError
 from app.store import Filter
 from app.store.keys import ID_PREFIX
 
@@ -34,7 +35,7 @@ JSON_LINES = "application/jsonl"
 
 TagFilter = Annotated[
     str,
-    StringConstraints(pattern=r"^[^:\x00]*:[^\x00]*$", max_length=1024),
+    StringConstraints(pattern=r"^[^:=\x00]*:[^\x00]*$", max_length=577),
     Field(examples=["user:u1"]),
 ]
 RFC_3339 = (
@@ -119,14 +120,18 @@ class ErasedDocument(BaseModel):
     erased: int = Field(description="How many answers there were.")
 
 
-@router.get(
-    "/answers", responses=responses(401, 403, 422, 503), dependencies=[Depends(needs("read"))]
-)
-async def list_answers(wanted: Annotated[ListQuery, Query()], live: Live) -> SummariesDocument:
-    """Stored answers, newest first."""
-    page, cursor = await live.store.newest(
-        wanted.to_filter(), limit=wanted.limit, cursor=wanted.cursor
-    )
+@router.get("/answers", responses=responses(401, 403, 422, 503))
+async def list_answers(
+    wanted: Annotated[ListQuery, Query()], live: Live, caller: MayRead
+) -> SummariesDocument:
+    """Stored answers, newest first: those that were asked with the key that lists them, or all if
+    its scope is `admin` or no key is asked for."""
+    filter_ = wanted.to_filter()
+    if caller and not caller.may("admin"):
+        if filter_.key_id not in (None, caller.id):
+            raise ForbiddenError("without the scope admin a key lists its own answers only")
+        filter_ = replace(filter_, key_id=caller.id)
+    page, cursor = await live.store.newest(filter_, limit=wanted.limit, cursor=wanted.cursor)
     return SummariesDocument(answers=list(map(summary_document, page)), next=cursor)
 
 

@@ -25,9 +25,9 @@ from pydantic import (
     Tag,
 )
 
-from app.api.admission import IdempotencyKey, once, refuse_key_with_stream, run_for
+from app.api.admission import IdempotencyKey, ask
 from app.api.answers import answer_links, component, json_text
-from app.api.connections import KEEP_ALIVE, EventStream, Step, follow, while_connected
+from app.api.connections import KEEP_ALIVE, EventStream, LiveRun, Step
 from app.api.documents import (
     AnswerDocument,
     CandidateDocument,
@@ -47,7 +47,7 @@ from app.api.limits import JsonRoute
 from app.api.problems import OPENAI_RESPONSES, OpenAIErrorDocument, openai_error, problem_of
 from app.api.security import MayAnswer, count_hop, needs
 from app.api.services import Live
-from app.domain import Answer, Completion, FinishReason, Message, Plan, Prompt, Role
+from app.domain import Answer, FinishReason, Message, Plan, Prompt, Role, StrategyName
 from app.ensemble import new_id
 from app.errors import InvalidRequestError, ModelNotFoundError
 from app.selection import STRATEGIES
@@ -55,6 +55,7 @@ from app.selection import STRATEGIES
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"], route_class=JsonRoute)
 
 BOARD = "starboard"
+BY_STRATEGY: Mapping[str, StrategyName] = {f"{BOARD}/{name}": name for name in STRATEGIES}
 
 # What changes the form of a reply cannot be left out in silence. By field: the values that ask for
 # nothing we do not do.
@@ -153,11 +154,10 @@ class ChatRequest(BaseModel):
         """The plan that the model's name stands for; raises `ModelNotFoundError`."""
         members = tuple(board)
         plan = (self.starboard or RunRequest()).to_plan(members, deadline_s)
-        owner, _, strategy = self.model.partition("/")
         if self.model == BOARD:
             return plan
-        if owner == BOARD and strategy in STRATEGIES:
-            return replace(plan, strategy=strategy)
+        if self.model in BY_STRATEGY:
+            return replace(plan, strategy=BY_STRATEGY[self.model])
         if self.model in members:
             return replace(plan, strategy="single", members=(self.model,))
         raise _no_model(self.model, members)
@@ -234,6 +234,7 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[Choice]
     usage: ChatUsage | None
+    system_fingerprint: None = None
     starboard: Evidence
 
 
@@ -257,6 +258,7 @@ CHUNK: Mapping[str, Any] = {
         "object": {"const": "chat.completion.chunk"},
         "created": {"type": "integer"},
         "model": {"type": "string"},
+        "system_fingerprint": {"type": "null"},
         "choices": {
             "type": "array",
             "maxItems": 1,
@@ -322,23 +324,27 @@ async def chat_completions(
     settings, ensemble = live.settings, live.ensemble
     dropped = body.dropped_parameters()
     plan = body.to_plan(ensemble.members, settings.deadline_s)
-    id_ = new_id("ans")
     prompt = body.to_prompt(settings.max_tokens)
-
-    run = run_for(live, caller, prompt, plan, tags=body.to_tags(), id_=id_)
-    if body.stream:
-        refuse_key_with_stream(key)
-        live_run = await follow(run, settings.keep_alive_s)
+    id_, tags = new_id("ans"), body.to_tags()
+    told = await ask(
+        live,
+        caller,
+        request,
+        body=body,
+        key=key,
+        prompt=prompt,
+        plan=plan,
+        tags=tags,
+        id_=id_,
+    )
+    if isinstance(told, LiveRun):
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         chunks = _Chunks(id_, int(time.time()), body.model, with_usage)
-        return EventStream(live_run, chunks.draw(live_run.steps(), dropped))
-    deadline_s = plan.deadline_s
-    work = once(live, caller, key, run, id_=id_, request=request, body=body, deadline_s=deadline_s)
-    answer = await while_connected(request, work)
-    reply = _Reply.of(answer, dropped)
+        return EventStream(told, chunks.draw(told.steps(), dropped))
+    reply = _Reply.of(told, dropped)
     return ChatCompletion(
-        id=answer.id,
-        created=int(answer.created.timestamp()),
+        id=told.id,
+        created=int(told.created.timestamp()),
         model=body.model,
         choices=[
             Choice(message=ChatMessage(content=reply.text), finish_reason=reply.finish_reason)
@@ -366,9 +372,7 @@ async def get_model(model: str, live: Live) -> Model:
 
 
 def _models(members: Iterable[str]) -> list[Model]:
-    board = [
-        Model(id=name, owned_by=BOARD) for name in (BOARD, *(f"{BOARD}/{s}" for s in STRATEGIES))
-    ]
+    board = [Model(id=name, owned_by=BOARD) for name in (BOARD, *BY_STRATEGY)]
     return board + [Model(id=name, owned_by=name) for name in members]
 
 
@@ -388,10 +392,7 @@ class _Reply:
 
     @classmethod
     def of(cls, answer: Answer, dropped_parameters: Sequence[str]) -> Self:
-        winner = answer.winner
-        outcome = winner.candidate.outcome if winner else None
-        done = outcome if isinstance(outcome, Completion) else None
-        document = answer_document(answer)
+        done, document = answer.chosen, answer_document(answer)
         return cls(
             document.answer,
             FINISH_REASONS[done.finish_reason] if done else "stop",
@@ -439,8 +440,10 @@ class _Chunks:
                     yield format_sse_event(
                         data_str=openai_error(problem_of(step)).model_dump_json()
                     )
-                case _:  # the format has no place for the rest
+                case None:
                     yield KEEP_ALIVE
+                case _:  # the format has no place for the rest
+                    pass
 
     def _choice(
         self, delta: Mapping[str, str], finish_reason: str | None = None, **more: object
@@ -455,6 +458,7 @@ class _Chunks:
             "object": "chat.completion.chunk",
             "created": self.created,
             "model": self.model,
+            "system_fingerprint": None,
             **({"usage": None} if self.with_usage else {}),
             **parts,
         }

@@ -100,13 +100,18 @@ class _ProblemResponse(JSONResponse):
         if scope["path"].removeprefix(scope.get("root_path", "")).startswith("/v1/"):
             document = openai_error(self.problem).model_dump()
             status = OPENAI_STATUS.get(self.problem.status, self.problem.status)
-            await JSONResponse(document, status, self.given_headers)(scope, receive, send)
+            headers = {**(self.given_headers or {}), **(NOT_AGAIN if status in FUTILE else {})}
+            await JSONResponse(document, status, headers)(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
 
 OPENAI_STATUS = {422: 400}
-OPENAI_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+OPENAI_CODES = {401: "invalid_api_key", 402: "insufficient_quota", 429: "rate_limit_exceeded"}
+# OpenAI's clients ask twice more after any 5xx unless they are told not to. These are the end of a
+# whole run, which is paid for, or of what will not be otherwise.
+FUTILE = (402, 502, 504, 508)
+NOT_AGAIN = {"x-should-retry": "false"}
 
 
 def openai_error(problem: Problem) -> OpenAIErrorDocument:
@@ -134,7 +139,20 @@ def _openai_type(status: int) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Every error of the app leaves as a problem document."""
+    """Every error of the app leaves as a problem document, and its OpenAPI document says so."""
+    described = app.openapi
+
+    def document() -> dict[str, Any]:
+        """FastAPI adds the media type of a route's own reply to those of its problems."""
+        whole = described()
+        for operations in whole["paths"].values():
+            for operation in operations.values():
+                for response in operation["responses"].values():
+                    if MEDIA_TYPE in (content := response.get("content", {})):
+                        response["content"] = {MEDIA_TYPE: content[MEDIA_TYPE]}
+        return whole
+
+    app.openapi = document  # type: ignore[method-assign]
     app.add_exception_handler(RequestError, _request_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

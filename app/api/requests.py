@@ -55,7 +55,8 @@ class Observed:
                 status = message["status"]
                 sent = MutableHeaders(scope=message)
                 sent[REQUEST_ID] = id_
-                sent.update(SECURITY_HEADERS)
+                for name, value in SECURITY_HEADERS.items():
+                    sent.setdefault(name, value)  # the page has a stricter policy
                 if "etag" not in sent:  # of the files under /docs
                     sent.setdefault("cache-control", "no-store")
             await send(message)

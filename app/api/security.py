@@ -17,6 +17,7 @@ from starlette.types import Scope as Asgi
 
 from app.api.problems import problem_of, problem_response
 from app.api.services import Live
+from app.domain import Scope
 from app.errors import (
     ConfigurationError,
     ForbiddenError,
@@ -26,7 +27,7 @@ from app.errors import (
 )
 from app.providers.http import HOP, HOP_HEADER
 from app.settings import is_loopback
-from app.store.keys import ID_PREFIX, PREFIX, ApiKey, Scope
+from app.store.keys import ID_PREFIX, PREFIX, ApiKey
 from app.wiring import Services
 
 BEARER = HTTPBearer(auto_error=False, description="`starboard keys create` makes a key.")
@@ -108,6 +109,7 @@ def needs(scope: Scope) -> Callable[..., Awaitable[ApiKey | None]]:
 
 
 MayAnswer = Annotated[ApiKey | None, Depends(needs("answer"))]
+MayRead = Annotated[ApiKey | None, Depends(needs("read"))]
 MayScore = Annotated[ApiKey | None, Depends(needs("score"))]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, TypedDict, cast
 from fastapi import Depends, Request
 
 from app.api.metrics import Metrics
-from app.api.pings import Pings
+from app.api.pings import Dependencies
 from app.wiring import Services
 
 
@@ -16,7 +16,7 @@ class State(TypedDict):
     """What the app's lifespan yields. `draining` is set once the process has been told to stop."""
 
     services: Services
-    pings: Pings
+    dependencies: Dependencies
     metrics: Metrics
     draining: asyncio.Event
 
@@ -25,8 +25,8 @@ def _services(request: Request) -> Services:
     return cast(Services, request.state.services)
 
 
-def _pings(request: Request) -> Pings:
-    return cast(Pings, request.state.pings)
+def _dependencies(request: Request) -> Dependencies:
+    return cast(Dependencies, request.state.dependencies)
 
 
 def _metrics(request: Request) -> Metrics:
@@ -38,6 +38,6 @@ def _draining(request: Request) -> asyncio.Event:
 
 
 Live = Annotated[Services, Depends(_services)]
-Health = Annotated[Pings, Depends(_pings)]
+Health = Annotated[Dependencies, Depends(_dependencies)]
 Counts = Annotated[Metrics, Depends(_metrics)]
 Draining = Annotated[asyncio.Event, Depends(_draining)]

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from app.cli.console import err, settings
-from app.errors import ConfigurationError, DataError
+from app.errors import AnswerNotFoundError, ConfigurationError, DataError
 from app.export import Format
 
 if TYPE_CHECKING:
@@ -54,18 +54,20 @@ def erase(
     *,
     tag: Annotated[
         list[str] | None,
-        typer.Option(help="Erase the answers with this tag, as user=u1. Repeated: with all."),
+        typer.Option(help="Erase the answers with this tag, as user:u1. Repeated: with all."),
     ] = None,
     key: OfKey = None,
 ) -> None:
     """Erase stored answers, with candidates, feedback and what they are found by."""
     if bool(ids) == bool(tag or key):
         raise ConfigurationError("say which answers: their ids, or a --tag or a --key")
-    pairs = [(name, value) for name, given, value in (t.partition("=") for t in tag or ()) if given]
+    pairs = [(name, value) for name, given, value in (t.partition(":") for t in tag or ()) if given]
     if len(pairs) < len(tag or ()):
-        raise ConfigurationError("a tag has a key and a value, as in --tag user=u1")
-    erased = asyncio.run(_erase(settings(), ids or [], pairs, key))
+        raise ConfigurationError("a tag has a key and a value, as in --tag user:u1")
+    erased, missing = asyncio.run(_erase(settings(), ids or [], pairs, key))
     err.print(Text(f"{erased:,} answers erased."))
+    if missing:
+        raise DataError(f"there is no answer {', '.join(missing)}")
 
 
 async def _export(board: Settings, shape: Format, members: Members, key: str | None) -> int:
@@ -82,15 +84,21 @@ async def _export(board: Settings, shape: Format, members: Members, key: str | N
 
 async def _erase(
     board: Settings, ids: list[str], tags: list[tuple[str, str]], key: str | None
-) -> int:
+) -> tuple[int, list[str]]:
+    """How many there were, and the ids that are none's."""
     from app.store import AnswerStore, Filter
 
+    missing: list[str] = []
     async with AnswerStore.open(board.database_url) as store:
+        if not ids:
+            key_id = await _key_id(store, key)
+            return await store.erase_all(Filter(tags=tags, key_id=key_id)), missing
         for id_ in ids:
-            await store.erase(id_)
-        if ids:
-            return len(ids)
-        return await store.erase_all(Filter(tags=tags, key_id=await _key_id(store, key)))
+            try:
+                await store.erase(id_)
+            except AnswerNotFoundError:
+                missing.append(id_)
+    return len(ids) - len(missing), missing
 
 
 async def _key_id(store: AnswerStore, which: str | None) -> str | None:

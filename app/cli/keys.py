@@ -6,39 +6,34 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from app.cli.console import AsJson, err, out, settings
-from app.domain import NANO
+from app.domain import NANO, Period, Scope
 from app.errors import DataError
 from app.logs import log_at
 
 if TYPE_CHECKING:
     from app.store.keys import ApiKey, Keys
 
+# What the columns hold; a budget in nano-dollars is one of 63 bits.
+LONGEST_NAME = 200
+MOST = 1_000_000
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
 keys = typer.Typer(
     help="Who may use the service: make, list and revoke API keys.", no_args_is_help=True
 )
 
 
-class ScopeName(StrEnum):
-    """`answer`: POST /answer; `score`: POST /score; `read`: stored answers and the board; `admin`:
-    everything."""
-
-    answer = "answer"
-    score = "score"
-    read = "read"
-    admin = "admin"
-
-
-class PeriodName(StrEnum):
-    total = "total"
-    month = "month"
+def _scope(written: str) -> str:
+    if written not in SCOPES:
+        raise typer.BadParameter(f"it is none of {', '.join(SCOPES)}")
+    return written
 
 
 @keys.command()
@@ -46,41 +41,50 @@ def create(
     name: Annotated[str, typer.Argument(help="Who or what will use it; for you to tell it by.")],
     *,
     scope: Annotated[
-        list[ScopeName] | None,
-        typer.Option(help="What it may do; may be repeated. Default: answer, score and read."),
+        list[str] | None,  # typer takes no list of a Literal
+        typer.Option(
+            parser=_scope,
+            metavar="|".join(SCOPES),
+            help="What it may do; may be repeated. Default: answer, score and read.",
+        ),
     ] = None,
     days: Annotated[
-        float | None, typer.Option(min=0, help="Days until it expires; default: never.")
+        float | None,
+        typer.Option(min=0, max=36_500, help="Days until it expires; default: never."),
     ] = None,
     per_minute: Annotated[
-        int | None, typer.Option(min=0, help="Answers and scorings a minute; default: no limit.")
+        int | None,
+        typer.Option(min=0, max=MOST, help="Answers and scorings a minute; default: no limit."),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=0, help="Of these at a time; default: no limit.")
+        int | None, typer.Option(min=0, max=MOST, help="Of these at a time; default: no limit.")
     ] = None,
     budget_usd: Annotated[
         float | None,
-        typer.Option(min=0, help="What it may spend; every price must be known (`[prices]`)."),
+        typer.Option(
+            min=0, max=9e9, help="What it may spend; every price must be known (`[prices]`)."
+        ),
     ] = None,
     period: Annotated[
-        PeriodName, typer.Option(help="Whether the budget is for good or for a month (UTC).")
-    ] = PeriodName.total,
+        Period, typer.Option(help="Whether the budget is for good or for a month (UTC).")
+    ] = "total",
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print its secret, this once: it is stored as a hash only."""
-    scopes = scope or [ScopeName.answer, ScopeName.score, ScopeName.read]
+    if len(name) > LONGEST_NAME:
+        raise DataError(f"a name has at most {LONGEST_NAME} characters")
     expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
 
     async def made() -> tuple[ApiKey, str]:
         async with _keys() as store:
             return await store.create(
                 name,
-                {one.value for one in scopes},
+                [one for one in SCOPES if one in (scope or ("answer", "score", "read"))],
                 expires=expires,
                 per_minute=per_minute,
                 concurrency=concurrency,
                 budget=None if budget_usd is None else round(budget_usd * NANO),
-                period=period.value,
+                period=period,
             )
 
     key, secret = asyncio.run(made())

@@ -10,12 +10,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.console import AsJson, err, settings
-from app.errors import ConfigurationError
 from app.logs import log_at
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def serve(
     # Uvicorn hands the signal on once it has stopped, and to have stopped is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.environ["STARBOARD_HOST"] = given.host  # `app` reads the settings anew, in each worker
-    with _figures_of_all() if given.workers > 1 else nullcontext():
+    shared = given.workers > 1 or given.metrics_dir
+    with _figures_of_all(given.metrics_dir) if shared else nullcontext():
         uvicorn.run(
             "app.cli.service:app",
             factory=True,
@@ -136,8 +137,15 @@ def models(as_json: AsJson = False) -> None:
 
 
 @contextmanager
-def _figures_of_all() -> Iterator[None]:
-    """A folder in which workers keep the figures of /metrics for each other."""
+def _figures_of_all(given: Path | None) -> Iterator[None]:
+    """A folder in which workers keep the figures of /metrics for each other: the operator's,
+    without what processes of before left in it, or one of its own."""
+    if given:
+        given.mkdir(parents=True, exist_ok=True)
+        for left in given.glob("*.db"):
+            left.unlink()
+        yield
+        return
     with tempfile.TemporaryDirectory(prefix="starboard-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         yield
@@ -145,9 +153,10 @@ def _figures_of_all() -> Iterator[None]:
 
 def _log(given: Settings) -> None:
     log_at(given.log_level, given.log_format, given.secrets)
-    logging.getLogger("uvicorn.error").addFilter(_no_traceback_of_configuration)
+    logging.getLogger("uvicorn.error").addFilter(_no_traceback)
 
 
-def _no_traceback_of_configuration(record: logging.LogRecord) -> bool:
-    """The lifespan has said what to set; uvicorn would print the stack under it."""
-    return ConfigurationError.__name__ not in record.getMessage()
+def _no_traceback(record: logging.LogRecord) -> bool:
+    """The lifespan has logged why it failed. What uvicorn would print under it, stack and text as
+    one message, may quote a prompt or a key."""
+    return "Traceback (most recent call last)" not in record.getMessage()

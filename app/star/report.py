@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import StringIO
+from itertools import groupby
 from math import nan, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
@@ -254,7 +255,7 @@ def _page(folder: Path, found: Results) -> str:
         parts += [f"<p>{escape(one)}</p>" for one in found.held_back]
     if found.rationales:
         parts += ["<h2>Rationales</h2>", _shares(found), _fates(found), _lengths(found)]
-        parts += ["<h2>To read</h2>", *_examples(folder, found)]
+        parts += ["<h2>To read</h2>", _quoted(samples(folder, found))]
     parts += ["<h2>Settings</h2>", f"<pre>{escape(json.dumps(found.manifest, indent=2))}</pre>"]
     body = "\n".join(parts)
     return (
@@ -311,8 +312,19 @@ def _fate(fate: str) -> str:
     return f"dropped: {fate}" if _kept_first(fate)[0] else f"kept: {fate}"
 
 
-def _examples(folder: Path, found: Results) -> list[str]:
-    last = max(found.rationales)
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A text to read, and why it is shown: "Rationalized and kept"."""
+
+    kind: str
+    iteration: int
+    problem: Problem
+    text: str
+
+
+def samples(folder: Path, found: Results) -> list[Sample]:
+    """Some rationales of the first iteration and the last, and what the last said of test
+    problems: a few of each kind."""
     kinds: Mapping[str, Callable[[Rationale], bool]] = {
         "Generated and kept": lambda r: r.why_not is None and r.origin == "generated",
         "Kept by reward alone": lambda r: r.why_not is None and r.origin == "reward-filtered",
@@ -320,30 +332,41 @@ def _examples(folder: Path, found: Results) -> list[str]:
         "Dropped for a false step": lambda r: r.why_not == "a false step",
         "Dropped for a wrong answer": lambda r: r.why_not == "wrong answer",
     }
-    parts = []
-    for number in sorted({min(found.rationales), last}):
-        for name, fits in kinds.items():
-            ones = [one for one in found.rationales[number] if fits(one)][:EXAMPLES]
-            pairs = [(one.problem, one.text) for one in ones]
-            parts.append(_quoted(f"{name} in iteration {number}", pairs, found))
+    if not found.rationales:
+        return []
+    last = max(found.rationales)
+    shown = [
+        Sample(kind, number, found.problems[one.problem], one.text)
+        for number in sorted({min(found.rationales), last})
+        for kind, fits in kinds.items()
+        for one in [one for one in found.rationales[number] if fits(one)][:EXAMPLES]
+    ]
     said = folder / f"iteration-{last}" / "test.jsonl"
     if said.is_file():
         attempts = [row for _, row in read_rows(said) if row["sample"] == -1]
-        for verdict in ("right", "wrong", "unverified"):
-            ones_ = [row for row in attempts if row["verdict"] == verdict][:EXAMPLES]
-            pairs = [(str(row["problem"]), str(row["text"])) for row in ones_]
-            parts.append(_quoted(f"Test problems, {verdict}, iteration {last}", pairs, found))
-    return parts
+        shown += [
+            Sample(
+                f"Test problems, {verdict}",
+                last,
+                found.problems[str(row["problem"])],
+                str(row["text"]),
+            )
+            for verdict in ("right", "wrong", "unverified")
+            for row in [row for row in attempts if row["verdict"] == verdict][:EXAMPLES]
+        ]
+    return shown
 
 
-def _quoted(title: str, pairs: Sequence[tuple[str, str]], found: Results) -> str:
-    if not pairs:
-        return ""
-    lines = [f"<h3>{escape(title)}</h3>"]
-    for problem, text in pairs:
-        one = found.problems[problem]
-        reference = f" [{one.reference}]" if one.reference else ""
-        lines.append(f"<pre><b>{escape(asked(one) + reference)}</b>\n{escape(text)}</pre>")
+def _quoted(shown: Sequence[Sample]) -> str:
+    """Samples, those of a kind under one heading."""
+    lines = []
+    for (kind, iteration), ones in groupby(shown, lambda one: (one.kind, one.iteration)):
+        lines.append(f"<h3>{escape(kind)}, iteration {iteration}</h3>")
+        for one in ones:
+            reference = f" [{one.problem.reference}]" if one.problem.reference else ""
+            lines.append(
+                f"<pre><b>{escape(asked(one.problem) + reference)}</b>\n{escape(one.text)}</pre>"
+            )
     return "\n".join(lines)
 
 

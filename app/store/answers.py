@@ -17,12 +17,14 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import (
+    JSON,
     BindParameter,
     Connection,
     Select,
     Table,
     bindparam,
     case,
+    column,
     delete,
     event,
     func,
@@ -38,8 +40,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from app.domain import CANNOT_RANK, WITHHELD, Answer, Feedback, WinRate
-from app.errors import AnswerNotFoundError, ConfigurationError, StoreError
+from app.domain import CANNOT_RANK, SHOWN, WITHHELD, Answer, Feedback, Summary, WinRate
+from app.errors import AnswerNotFoundError, ConfigurationError, FeedbackError, StoreError
 from app.store import rows, schema
 from app.store.search import (
     WORDS,
@@ -69,6 +71,8 @@ PAGE = 200
 # How long SQLite waits for another writer, and for another process's migration.
 BUSY_MS = 5_000
 MIGRATION_MS = 3_600_000
+# So much is said of one answer, for all of it is read with the answer.
+MOST_FEEDBACK = 64
 # So many numbers are drawn for an answer until one is free.
 DRAWS = 5
 
@@ -155,7 +159,7 @@ class AnswerStore:
 
     async def newest(
         self, wanted: Filter, *, limit: int, cursor: str | None = None
-    ) -> tuple[list[Answer], str | None]:
+    ) -> tuple[list[Summary], str | None]:
         """A page of the answers wanted, newest first, and the cursor of the next, None at the end.
 
         Raises `InvalidRequestError` if the cursor is none of ours, or `q` has no words.
@@ -169,18 +173,24 @@ class AnswerStore:
                 await connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
             numbers = {row.answer_id: row.number for row in await connection.execute(page)}
             ids = list(numbers)[:limit]
-            these = select(schema.answers).where(schema.answers.c.id.in_(ids))
-            found = {answer.id: answer for answer in await _read(connection, these)}
+            these = _summaries(self.engine.dialect.name).where(schema.answers.c.id.in_(ids))
+            read = (await connection.execute(these)).mappings()
+            found = {row["id"]: rows.summary_from(row) for row in read}
         more = len(numbers) > limit
         return [found[id_] for id_ in ids], cursor_of(numbers[ids[-1]]) if more else None
 
     async def add_feedback(self, answer_id: str, said: Feedback) -> None:
-        """Keep what a person said of a stored answer; raises `AnswerNotFoundError`."""
+        """Keep what a person said of a stored answer; raises `AnswerNotFoundError`, or
+        `FeedbackError` if `MOST_FEEDBACK` was said of it already."""
         of_it = schema.listing.c.answer_id == answer_id
         marked = update(schema.listing).where(of_it).values(has_feedback=True)
         async with writing(self.engine) as connection:
             if not (await connection.execute(marked)).rowcount:
                 raise AnswerNotFoundError(f"there is no answer {answer_id}")
+            its = schema.feedback.c.answer_id == answer_id
+            there = select(func.count()).select_from(schema.feedback).where(its)
+            if (await connection.execute(there)).scalar_one() >= MOST_FEEDBACK:
+                raise FeedbackError(f"it was given {MOST_FEEDBACK} times")
             row = rows.feedback_row(answer_id, said)
             await connection.execute(insert(schema.feedback), row)
 
@@ -301,6 +311,43 @@ async def _its(
     ).mappings():
         its[row["answer_id"]].append(row)
     return its
+
+
+def _summaries(dialect: str) -> Select[*tuple[Any, ...]]:
+    """The columns of a `Summary`. Long texts are cut by the database, and not read."""
+    answers, candidates, said = schema.answers, schema.candidates, schema.feedback
+    turn = column("value", JSON)
+    each = (
+        func.json_each(answers.c.messages).table_valued("key", turn)
+        if dialect == "sqlite"
+        else func.json_array_elements(answers.c.messages)
+        .table_valued(turn, with_ordinality="key")
+        .render_derived()
+    )
+    asked = (
+        select(func.substr(each.c.value["content"].as_string(), 1, SHOWN))
+        .where(each.c.value["role"].as_string() == "user")
+        .order_by(each.c.key.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    counted = select(func.count()).where(said.c.answer_id == answers.c.id).scalar_subquery()
+    won = candidates.c.id == answers.c.selection["winner"].as_string()
+    return select(
+        answers.c.id,
+        answers.c.created,
+        asked.label("prompt"),
+        func.substr(candidates.c.text, 1, SHOWN).label("reply"),
+        candidates.c.member,
+        candidates.c.model,
+        candidates.c.reward,
+        answers.c.scorer["name"].as_string().label("scorer"),
+        answers.c.selection["strategy"].as_string().label("strategy"),
+        answers.c.quality,
+        answers.c.tags,
+        answers.c.key_id,
+        counted.label("feedback"),
+    ).outerjoin(candidates, won & (candidates.c.answer_id == answers.c.id))
 
 
 def _win_rates(members: Sequence[str]) -> Select[str, int, float]:

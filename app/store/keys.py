@@ -13,18 +13,15 @@ import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.domain import NANO
+from app.domain import NANO, Period, Scope
 from app.errors import BudgetError, LimitError, UnauthorizedError
 from app.store.schema import keys, leases
 from app.store.transactions import aware, reading, utc_now, writing
-
-Scope = Literal["answer", "score", "read", "admin"]
-Period = Literal["total", "month"]
 
 PREFIX = "sk-sb-"
 ID_PREFIX = "key_"
@@ -87,7 +84,11 @@ class Keys:
         budget: int | None = None,
         period: Period = "total",
     ) -> tuple[ApiKey, str]:
-        """A new key and its secret, which is kept nowhere."""
+        """A new key and its secret, which is kept nowhere.
+
+        `name` has up to 200 characters, `expires` a time zone; `per_minute` and `concurrency` are
+        under 2^31, `budget` under 2^63 nano-dollars.
+        """
         secret = PREFIX + secrets.token_urlsafe(SECRET_BYTES)
         now = self.now()
         row = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from app.domain import (
@@ -24,11 +23,13 @@ from app.domain import (
     ScoredCandidate,
     ScorerInfo,
     Selection,
+    Summary,
     Timings,
     Usage,
     Weights,
     WinRate,
 )
+from app.store.transactions import aware
 
 Row = Mapping[Any, Any]
 
@@ -97,7 +98,7 @@ def answer_from(
     selection = row["selection"]
     return Answer(
         id=row["id"],
-        created=_utc(row["created"]),
+        created=aware(row["created"]),
         prompt=Prompt(
             tuple(Message(**message) for message in row["messages"]),
             row["max_tokens"],
@@ -118,20 +119,20 @@ def answer_from(
     )
 
 
+def summary_from(row: Row) -> Summary:
+    return Summary(**{**row, "created": aware(row["created"])})
+
+
 def _feedback_from(row: Row) -> Feedback:
     return Feedback(
         id=row["id"],
-        created=_utc(row["created"]),
+        created=aware(row["created"]),
         better=row["better"],
         thumb=row["thumb"],
         ratings=_attributes_from(row),
         corrected=row["corrected"],
         comment=row["comment"],
     )
-
-
-def _utc(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=moment.tzinfo or UTC)  # SQLite drops it
 
 
 def _plan_from(plan: Row) -> Plan:

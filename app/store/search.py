@@ -38,7 +38,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 
-from app.domain import Answer, Completion, Quality
+from app.domain import Answer, Quality
 from app.errors import InvalidRequestError
 from app.store import schema
 
@@ -141,11 +141,8 @@ def document_of(answer: Answer) -> Phrase:
     # From the end: the last turn is the one that the reply answers.
     turns = "\0".join(message.content for message in answer.prompt.messages)[-CHARACTERS:]
     asked = [word for turn in turns.split("\0") for word in (*words_of(turn), _PILCROW)]
-    winner = answer.winner
-    outcome = winner.candidate.outcome if winner else None
-    reply = outcome.text if isinstance(outcome, Completion) else ""
-    replied = words_of(reply[:CHARACTERS])
-    member = winner.candidate.member if winner else None
+    replied = words_of(answer.chosen.text[:CHARACTERS]) if answer.chosen else ()
+    member = answer.winner.candidate.member if answer.winner else None
     marks = _marks(member, answer.tags.items(), answer.key_id)
     return (*asked[-WORDS_EACH:], *replied[:WORDS_EACH], *marks)
 

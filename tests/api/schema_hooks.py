@@ -23,6 +23,7 @@ UNSAID = re.compile(
     "|calls are|may end with [0-9]+ replies"  # on the board that is asked
     "|has no reply of that id|is the reply that was chosen"  # on the answer it is said of
     "|send another key with another request"  # on earlier requests
+    "|say which answers: a tag or a key"  # on two parameters of a query together
 )
 SHORT_S = 1.0
 
@@ -74,9 +75,11 @@ def filter_failure(
 def _seat(run: dict[str, Any]) -> None:
     """Put members who sit in the place of those named."""
     plan = run.get("plan") or {}
-    for names, of in (("members", run), ("order", plan), ("reserves", plan)):
+    for names, of in (("members", run), ("reserves", plan)):
         if of.get(names):
             of[names] = list(BOARD[: len(of[names])])
+    if plan.get("order"):  # of those who are asked
+        plan["order"] = (run.get("members") or list(BOARD))[: len(plan["order"])]
     if plan.get("aggregator"):
         plan["aggregator"] = BOARD[0]
     if plan.get("strategy") in ("cascade", "first_good") and plan.get("threshold") is None:

@@ -317,7 +317,8 @@ async def test_what_a_client_sends_is_no_header_upstream(database_url: str) -> N
                     "idempotency-key": f"mine-{path}",
                     "x-anything": "mine",
                 }
-                more = {"tags": {nasty: nasty}} if path == OURS else {"metadata": {nasty: nasty}}
+                tags = {nasty.replace(":", ""): nasty}
+                more = {"tags": tags} if path == OURS else {"metadata": tags}
                 response = await client.post(path, json={**ASKED[path], **more}, headers=sent)
                 assert response.status_code == 200
                 plain, with_headers = host.requests[-2:]

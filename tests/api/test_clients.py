@@ -92,7 +92,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
     """A board that asks for a key, is silent for a while, and knows the usage of one member."""
     exchanges: list[Exchange] = []
     async with OpenAICompatibleFake(api_key=None) as host:
-        host.reply = "third"
+        host.reply, host.delay_s = "third", 0.5
         app = create_app(
             settings(
                 database_url=database_url,

@@ -18,13 +18,12 @@ from app.settings import Settings
 from app.store import AnswerStore, schema
 from app.store.idempotency import Claim, Idempotency
 from app.store.keys import Keys, Lease
-from tests.conftest import settings
 from tests.fakes.anthropic import AnthropicFake
 from tests.fakes.google import GoogleFake
 from tests.fakes.mistral import MistralFake
 from tests.fakes.nvidia import NvidiaFake
 from tests.fakes.server import FakeServer
-from tests.serving import serve
+from tests.serving import serve, three_vendors, until
 
 CLOSED_WITHIN_S = 0.25
 MEMBER_PRICE = {"input_per_million": 1.0, "output_per_million": 10.0}
@@ -50,17 +49,9 @@ async def fakes() -> AsyncIterator[Fakes]:
 
 @pytest.fixture
 def board(fakes: Fakes, database_url: str) -> Settings:
-    claude, gemma, mistral, nvidia = fakes
-    return settings(
-        database_url=database_url,
-        ANTHROPIC_API_KEY=claude.api_key,
-        ANTHROPIC_BASE_URL=claude.base_url,
-        GEMINI_API_KEY=gemma.api_key,
-        GOOGLE_GEMINI_BASE_URL=gemma.base_url,
-        MISTRAL_API_KEY=mistral.api_key,
-        MISTRAL_BASE_URL=mistral.base_url,
-        NVIDIA_API_KEY=nvidia.api_key,
-        NVIDIA_BASE_URL=nvidia.base_url,
+    return three_vendors(
+        *fakes,
+        database_url,
         prices={
             **dict.fromkeys(("claude", "gemma", "mistral"), MEMBER_PRICE),
             "nvidia": {"input_per_million": 0.1, "output_per_million": 0.0},
@@ -101,7 +92,7 @@ async def test_every_call_upstream_ends_with_its_client(
         fake.delay_s = 30
     async with serve(create_app(board)) as client:
         asking = asyncio.ensure_future(ask(client))
-        await until(lambda: all(fake.in_progress for fake in silent), 30)
+        await until(lambda: all(fake.in_progress for fake in silent))
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await until(lambda: all(ended(fake) for fake in silent), CLOSED_WITHIN_S)
@@ -112,6 +103,25 @@ async def test_every_call_upstream_ends_with_its_client(
     assert isinstance(paid, Completion)
     assert paid.usage is not None
     assert [o.kind for o in unknown if isinstance(o, Failure)] == ["cancelled", "cancelled"]
+
+
+async def test_scoring_ends_with_its_client(fakes: Fakes, board: Settings) -> None:
+    *_, nvidia = fakes
+    nvidia.delay_s = 30
+    async with serve(create_app(board)) as client, keys_of(board) as keys:
+        _, secret = await keys.create("k", ["score"], budget=NANO)
+        client.headers["authorization"] = f"Bearer {secret}"
+        ask = posting("/score", {"prompt": "Which?", "replies": ["this", "that"]})
+        asking = asyncio.ensure_future(ask(client))
+        await until(lambda: nvidia.in_progress == 2)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await until(lambda: nvidia.in_progress == nvidia.open_connections == 0)
+        await until_free(keys)
+        (key,) = await keys.all()
+    assert nvidia.cancelled == 2
+    # What was cut off may have been billed: prompt, reply and template at 100 nano-dollars a token.
+    assert key.spent == 2 * (len("Which?") + 16 + len("this") + 16) * 100
 
 
 @pytest.mark.parametrize("ask", ROUTES.values(), ids=ROUTES.keys())
@@ -127,7 +137,7 @@ async def test_what_was_spent_until_the_client_left_is_booked_and_stored(
         key, secret = await keys.create("k", ["answer"], budget=NANO)
         client.headers["authorization"] = f"Bearer {secret}"
         asking = asyncio.ensure_future(ask(client))
-        await until(lambda: all(fake.in_progress for fake in silent), 30)
+        await until(lambda: all(fake.in_progress for fake in silent))
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
         await until_free(keys)
@@ -176,6 +186,9 @@ async def test_who_leaves_while_being_let_in_leaves_nothing_reserved(
             await asyncio.sleep(0.2)  # the server hears of it
             gone.set()
             await until_free(keys)
+        (key,) = await keys.all()
+    assert key.spent == 0
+    assert [fake.requests for fake in fakes] == [[]] * 4
 
 
 @pytest.mark.parametrize("path", ["/answer", "/v1/chat/completions"])
@@ -219,12 +232,6 @@ async def test_an_answer_to_a_client_that_stays_cancels_nothing(
 
 def ended(fake: FakeServer) -> bool:
     return fake.cancelled == 1 and fake.in_progress == fake.open_connections == 0
-
-
-async def until(reached: Callable[[], bool], limit_s: float) -> None:
-    async with asyncio.timeout(limit_s):
-        while not reached():
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

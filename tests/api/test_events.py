@@ -1,17 +1,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
-import pytest
 
 from app.api import create_app
-from app.settings import Settings
-from tests.conftest import settings
 from tests.fakes.mistral import MistralFake
-from tests.serving import serve
+from tests.serving import only_mistral, serve
 
 Event = tuple[str, str, Any]  # id, event, data
 
@@ -32,12 +28,6 @@ def parsed(text: str) -> list[Event]:
             lines = dict(line.split(": ", 1) for line in block.split("\n"))
             found.append((lines["id"], lines["event"], json.loads(lines["data"])))
     return found
-
-
-@pytest.fixture
-async def client(scripted: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    async with serve(create_app(scripted)) as client:
-        yield client
 
 
 async def test_a_run_is_told_as_it_comes(client: httpx2.AsyncClient) -> None:
@@ -82,12 +72,3 @@ async def test_a_silent_board_keeps_the_connection_alive(database_url: str) -> N
             text = (await response.aread()).decode()
     assert text.count(": the board is at work\n\n") >= 2
     assert parsed(text)[-1][1] == "selected"
-
-
-def only_mistral(fake: MistralFake, database_url: str) -> Settings:
-    return settings(
-        database_url=database_url,
-        MISTRAL_API_KEY=fake.api_key,
-        MISTRAL_BASE_URL=fake.base_url,
-        scorer="embedded",
-    )

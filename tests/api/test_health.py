@@ -1,24 +1,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
 
 from app.api import create_app
-from app.errors import ConfigurationError
+from app.errors import ConfigurationError, StoreError
 from app.settings import Settings
+from app.store import AnswerStore
 from tests.conftest import settings
 from tests.fakes.mistral import MistralFake
 from tests.fakes.nvidia import NvidiaFake
 from tests.serving import serve
-
-
-@pytest.fixture
-async def client(scripted: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    async with serve(create_app(scripted)) as client:
-        yield client
 
 
 async def test_alive_and_ready(client: httpx2.AsyncClient) -> None:
@@ -52,7 +46,8 @@ async def test_readiness_pings_what_it_depends_on(database_url: str) -> None:
     assert faults["scorer judge:mistral"] is faults["member mistral"] is None
 
 
-async def test_no_member_that_answers_is_unready(database_url: str) -> None:
+async def test_members_that_all_fail_take_no_replica_out_of_service(database_url: str) -> None:
+    """Every replica would be out at once, with it what is stored; and nobody would say why."""
     async with MistralFake() as mistral:
         mistral.fail("unauthorized_401")
         ours = settings(
@@ -63,10 +58,31 @@ async def test_no_member_that_answers_is_unready(database_url: str) -> None:
         )
         async with serve(create_app(ours)) as client:
             ready = await client.get("/readyz")
+            answer = await client.post("/answer", json={"prompt": "Which?"})
             seats = (await client.get("/models")).json()["members"]
-    assert (ready.status_code, ready.json()["status"]) == (503, "unready")
+    assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+    assert [c["name"] for c in ready.json()["checks"] if not c["healthy"]] == ["member mistral"]
+    assert (answer.status_code, "mistral" in answer.text) == (502, True)
     healthy = {seat["name"]: seat["healthy"] for seat in seats}
     assert (healthy["mistral"], healthy["claude"]) == (False, None)
+
+
+async def test_without_its_store_a_replica_is_out_of_service(
+    scripted: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(_: AnswerStore) -> None:
+        raise StoreError("the database does not answer")
+
+    monkeypatch.setattr(AnswerStore, "ping", gone)
+    async with serve(create_app(scripted)) as client:
+        ready = await client.get("/readyz")
+        alive = await client.get("/healthz")
+    assert (ready.status_code, ready.json()["status"], alive.status_code) == (503, "unready", 200)
+    assert ready.json()["checks"][0] == {
+        "name": "store",
+        "healthy": False,
+        "message": "the database does not answer",
+    }
 
 
 async def test_models_say_who_does_not_sit_and_why(client: httpx2.AsyncClient) -> None:
@@ -80,7 +96,6 @@ async def test_models_say_who_does_not_sit_and_why(client: httpx2.AsyncClient) -
 
 
 async def test_the_documentation_loads_nothing_from_elsewhere(client: httpx2.AsyncClient) -> None:
-    assert (await client.get("/")).headers["location"] == "docs"
     page = (await client.get("/docs")).text
     assets = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert len(assets) >= 2

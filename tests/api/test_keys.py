@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, get_args
 
 import httpx2
 import pytest
 from fastapi import FastAPI
 
 from app.api import create_app
-from app.domain import NANO
+from app.domain import NANO, Scope
 from app.errors import ConfigurationError
 from app.metering import Price
 from app.settings import Settings
 from app.store import AnswerStore
-from app.store.keys import ApiKey, Keys, Scope
+from app.store.idempotency import Claim, Idempotency
+from app.store.keys import ApiKey, Keys, Lease
 from app.wiring import open_services
 from tests.conftest import settings
 from tests.fakes.nvidia import NvidiaFake
 from tests.fakes.openai_compatible import OpenAICompatibleFake
-from tests.serving import serve
+from tests.serving import serve, until
 
 PROMPT = {"prompt": "Which?", "max_tokens": 100}
+CHAT = {"model": "starboard", "messages": [{"role": "user", "content": "Which?"}]}
+BODIES = {
+    "/answer": PROMPT,
+    "/score": {"prompt": "Which?", "replies": ["first"]},
+    "/v1/chat/completions": CHAT,
+    "/answers/{id}/feedback": {"thumb": "up"},
+}
 # Nano-dollars of one call to `paid`: the prompt at a token a byte, its template, and 100 tokens.
 MOST = (len("Which?") + 16) * 1000 + 100 * 10_000
 
@@ -33,12 +44,6 @@ MOST = (len("Which?") + 16) * 1000 + 100 * 10_000
 async def keys(scripted: Settings) -> AsyncIterator[Keys]:
     async with AnswerStore.open(scripted.database_url) as store:
         yield Keys(store.engine)
-
-
-@pytest.fixture
-async def client(scripted: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    async with serve(create_app(scripted)) as client:
-        yield client
 
 
 @pytest.fixture
@@ -97,25 +102,43 @@ async def test_no_key_is_asked_for_on_loopback_until_there_is_one(
 
 ROUTES: Mapping[tuple[str, str], Scope] = {
     ("POST", "/answer"): "answer",
-    ("POST", "/score"): "score",
-    ("GET", "/answers/ans_none"): "read",
+    ("GET", "/answers"): "read",
+    ("DELETE", "/answers"): "admin",
+    ("GET", "/answers/{id}"): "read",
+    ("DELETE", "/answers/{id}"): "admin",
+    ("POST", "/answers/{id}/feedback"): "answer",
+    ("GET", "/answers/{id}/feedback"): "read",
+    ("GET", "/export"): "admin",
     ("GET", "/models"): "read",
+    ("POST", "/score"): "score",
+    ("POST", "/v1/chat/completions"): "answer",
+    ("GET", "/v1/models"): "read",
+    ("GET", "/v1/models/{model}"): "read",
 }
 
 
-async def test_every_route_asks_for_its_scope(client: httpx2.AsyncClient, keys: Keys) -> None:
-    callers = {scope: (await made(keys, scope))[1] for scope in ("answer", "score", "read")}
-    _, admin = await made(keys, "admin")
+async def test_every_route_asks_for_its_scope(
+    client: httpx2.AsyncClient, keys: Keys, scripted: Settings
+) -> None:
+    """Every one of the OpenAPI document that asks for a key at all."""
+    document = create_app(scripted).openapi()
+    guarded = {
+        (method.upper(), path)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if "security" in operation
+    }
+    assert guarded == ROUTES.keys()
+    callers = {scope: (await made(keys, scope))[1] for scope in get_args(Scope)}
     for (method, path), needed in ROUTES.items():
-        body = {"prompt": "Which?", "replies": ["first"]} if path == "/score" else PROMPT
-        sent = body if method == "POST" else None
-        for scope, headers in {**callers, "admin": admin}.items():
-            response = await client.request(method, path, headers=headers, json=sent)
-            may = response.status_code in (200, 404)
-            assert may is (scope in (needed, "admin")), (path, scope, response.text)
-            if not may:
-                assert response.status_code == 403
-                assert needed in response.json()["detail"]
+        url = path.format(id="ans_none", model="a")
+        for scope, headers in callers.items():
+            response = await client.request(method, url, headers=headers, json=BODIES.get(path))
+            if scope in (needed, "admin"):
+                assert response.status_code not in (401, 403), (path, scope, response.text)
+            else:
+                assert response.status_code == 403, (path, scope, response.text)
+                assert f"scope {needed}" in response.text
 
 
 def test_no_route_is_open_by_oversight(scripted: Settings) -> None:
@@ -152,16 +175,28 @@ def test_loopback_is_loopback(host: str) -> None:
     assert not settings(host="10.0.0.1").on_loopback
 
 
-async def test_the_rate_is_held_and_says_when(client: httpx2.AsyncClient, keys: Keys) -> None:
+async def test_the_rate_is_held_and_says_when(
+    client: httpx2.AsyncClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At twenty seconds past, by a clock that stands."""
+    moment, admit = datetime(2030, 1, 1, 12, 0, 20, tzinfo=UTC), Keys.admit
+
+    async def admit_then(keys: Keys, *values: Any) -> Lease:
+        return await admit(replace(keys, now=lambda: moment), *values)
+
+    monkeypatch.setattr(Keys, "admit", admit_then)
     _, headers = await made(keys, per_minute=1)
-    statuses = [
-        (await client.post("/answer", json=PROMPT, headers=headers)).status_code for _ in range(3)
-    ]
-    assert statuses.count(429) >= 1  # two minutes at most have begun
-    refused = await client.post("/answer", json=PROMPT, headers=headers)
-    assert refused.status_code in (200, 429)
-    if refused.status_code == 429:
-        assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert (await client.post("/answer", json=PROMPT, headers=headers)).status_code == 200
+    for path in ("/answer", "/v1/chat/completions"):
+        refused = await client.post(path, json=BODIES[path], headers=headers)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "40")
+
+
+async def test_scoring_has_the_limits_of_its_key(client: httpx2.AsyncClient, keys: Keys) -> None:
+    _, headers = await made(keys, "score", per_minute=0)
+    refused = await client.post("/score", json=BODIES["/score"], headers=headers)
+    assert refused.status_code == 429
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
 
 
 async def test_concurrency_is_held_and_given_back_when_a_client_leaves(
@@ -248,6 +283,42 @@ async def test_a_budget_that_does_not_cover_a_run_refuses_it_unasked(
         assert "are left" in refused.json()["detail"]
         assert host.requests == []
         assert await spent(keys) == 0
+
+
+async def test_a_fusion_is_within_the_quote_of_its_run(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    """A budget of exactly the quote; one nano-dollar less is refused unasked."""
+    body = {**PROMPT, "max_tokens": 10, "plan": {"strategy": "fuse", "samples": 2, "top_k": 2}}
+    host.reply = lambda request: "x" * 40  # ten tokens, by how the host counts them
+    async with serve_paid(host, database_url) as (client, keys):
+        _, headers = await made(keys, budget=1)
+        told = (await client.post("/answer", json=body, headers=headers)).json()["detail"]
+        quote = round(float(re.findall(r"[0-9.]+", told)[0]) * NANO)
+        _, poor = await made(keys, budget=quote - 1)
+        assert (await client.post("/answer", json=body, headers=poor)).status_code == 402
+        assert host.requests == []
+        _, enough = await made(keys, budget=quote)
+        document = (await client.post("/answer", json=body, headers=enough)).json()
+    replied = [(c["member"], c["failure"]) for c in document["candidates"]]
+    assert replied == [("paid", None), ("paid", None), ("paid (fusion)", None)]
+
+
+async def test_a_reply_that_costs_more_than_was_quoted_leaves_no_room_for_the_next(
+    host: OpenAICompatibleFake, database_url: str
+) -> None:
+    """As of a vendor that does not keep to `max_tokens`: what is reserved holds all the same."""
+    host.reply = lambda request: "x" * 80
+    body = {**PROMPT, "max_tokens": 10, "plan": {"strategy": "fuse", "samples": 2, "top_k": 2}}
+    async with serve_paid(host, database_url) as (client, keys):
+        _, headers = await made(keys, budget=NANO)
+        document = (await client.post("/answer", json=body, headers=headers)).json()
+        assert len(host.requests) == 2
+        *_, fused = document["candidates"]
+        assert fused["failure"]["kind"] == "refused_request"
+        assert "does not cover it" in fused["failure"]["message"]
+        assert document["answer"] == "x" * 80
+        assert await spent(keys) == round(document["cost_usd"] * NANO)
 
 
 async def test_a_price_that_is_not_known_is_null_and_no_budget_covers_it(
@@ -338,7 +409,26 @@ async def test_a_request_still_under_way_is_waited_for_until_the_deadline(
         assert (await client.post("/answer", json=body, headers=named)).status_code == 200
 
 
-CHAT = {"model": "starboard", "messages": [{"role": "user", "content": "Which?"}]}
+async def test_who_waits_for_anothers_run_looks_ever_less_often(
+    host: OpenAICompatibleFake, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    look = Idempotency.look
+
+    async def counted(idempotency: Idempotency, claim: Claim) -> Claim | None:
+        nonlocal looks
+        looks += 1
+        return await look(idempotency, claim)
+
+    monkeypatch.setattr(Idempotency, "look", counted)
+    host.delay_s = 30
+    async with serve_paid(host, database_url) as (client, _):
+        body, named = {**PROMPT, "deadline_s": 3}, {"idempotency-key": "k"}
+        first = asyncio.ensure_future(client.post("/answer", json=body, headers=named))
+        await until(lambda: host.in_progress == 1)
+        assert (await client.post("/answer", json=body, headers=named)).status_code == 409
+        await first
+    assert 3 <= looks <= 7  # at 0, 0.05, 0.15, 0.35, 0.75, 1.55 and 2.55 s
 
 
 async def test_answers_of_every_route_are_listed_and_erased_by_the_key_that_asked(
@@ -357,7 +447,7 @@ async def test_answers_of_every_route_are_listed_and_erased_by_the_key_that_aske
     assert (await client.post("/answer", json=nobody, headers=theirs)).json()["key"] == two.id
 
     async def listed(**query: str) -> list[str | None]:
-        response = await client.get("/answers", params=query, headers=theirs)
+        response = await client.get("/answers", params=query, headers=admin)
         return [answer["key"] for answer in response.json()["answers"]]
 
     assert await listed() == [two.id, *[one.id] * 4, None]
@@ -370,6 +460,29 @@ async def test_answers_of_every_route_are_listed_and_erased_by_the_key_that_aske
     erased = await client.delete("/answers", params=its, headers=admin)
     assert erased.json() == {"erased": 4}
     assert await listed() == [two.id, None]
+
+
+async def test_without_admin_a_key_lists_its_own_answers_and_reads_any_by_its_id(
+    client: httpx2.AsyncClient, keys: Keys
+) -> None:
+    await client.post("/answer", json=PROMPT)  # while none is asked for
+    (one, ours), (two, theirs) = [await made(keys, "answer", "read") for _ in range(2)]
+    _, admin = await made(keys, "admin")
+    mine = (await client.post("/answer", json=PROMPT, headers=ours)).json()
+    other = (await client.post("/answer", json=PROMPT, headers=theirs)).json()
+    for document in (mine, other):
+        url = f"/answers/{document['id']}/feedback"
+        said = await client.post(url, json={"thumb": "up"}, headers=theirs)
+        assert said.status_code == 201
+    for query in ({}, {"q": "second"}, {"feedback": True}, {"key": one.id}):
+        response = await client.get("/answers", params=query, headers=ours)
+        assert [answer["id"] for answer in response.json()["answers"]] == [mine["id"]], query
+    everybodys = await client.get("/answers", params={"q": "second"}, headers=admin)
+    assert [answer["key"] for answer in everybodys.json()["answers"]] == [two.id, one.id, None]
+    refused = await client.get("/answers", params={"key": two.id}, headers=ours)
+    assert (refused.status_code, refused.json()["type"]) == (403, "urn:starboard:problem:forbidden")
+    by_id = await client.get(f"/answers/{other['id']}", headers=ours)
+    assert by_id.json() == other
 
 
 async def test_what_is_erased_may_be_asked_again_under_its_idempotency_key(
@@ -430,12 +543,6 @@ async def serve_paid(
         AnswerStore.open(url) as store,
     ):
         yield client, Keys(store.engine)
-
-
-async def until(true: Any) -> None:
-    async with asyncio.timeout(10):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 async def until_true(true: Any) -> None:

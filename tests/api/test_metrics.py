@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
 from typing import Any
 
 import httpx2
@@ -9,20 +9,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.api import create_app
 from app.gates import CIRCUITS
-from app.settings import Settings
 from tests.conftest import settings
 from tests.fakes.anthropic import AnthropicFake
 from tests.fakes.mistral import MistralFake
 from tests.fakes.nvidia import NvidiaFake
-from tests.serving import serve
+from tests.serving import only_mistral, serve
 
 Figures = dict[tuple[str, tuple[str, ...]], float]
-
-
-@pytest.fixture
-async def client(scripted: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    async with serve(create_app(scripted)) as client:
-        yield client
 
 
 async def scrape(client: httpx2.AsyncClient) -> Figures:
@@ -78,12 +71,10 @@ async def test_routes_are_labels_and_ids_and_wrong_paths_are_not(
 
 async def test_failures_tokens_and_the_circuit_are_told(database_url: str) -> None:
     async with MistralFake() as mistral:
-        ours = settings(
-            database_url=database_url,
-            MISTRAL_API_KEY=mistral.api_key,
-            MISTRAL_BASE_URL=mistral.base_url,
+        ours = only_mistral(
+            mistral,
+            database_url,
             breaker={"failures": 2},
-            scorer="embedded",
         )
         async with serve(create_app(ours)) as client:
             assert (await ask(client)).status_code == 200
@@ -136,10 +127,9 @@ async def test_what_a_judge_costs_is_a_scorers_cost(database_url: str) -> None:
     grades = '{"helpfulness":3,"correctness":3,"coherence":3,"complexity":1,"verbosity":1}'
     async with MistralFake() as mistral:
         mistral.reply = lambda request: grades
-        ours = settings(
-            database_url=database_url,
-            MISTRAL_API_KEY=mistral.api_key,
-            MISTRAL_BASE_URL=mistral.base_url,
+        ours = only_mistral(
+            mistral,
+            database_url,
             prices={"mistral": {"input_per_million": 1.0, "output_per_million": 10.0}},
             scorer={"kind": "judge", "member": "mistral"},
         )
@@ -154,21 +144,20 @@ async def test_what_a_judge_costs_is_a_scorers_cost(database_url: str) -> None:
 
 async def test_what_a_client_left_is_counted_as_cancelled(database_url: str) -> None:
     async with MistralFake(delay_s=30) as mistral:
-        ours = settings(
-            database_url=database_url,
-            MISTRAL_API_KEY=mistral.api_key,
-            MISTRAL_BASE_URL=mistral.base_url,
-            scorer="embedded",
+        ours = only_mistral(
+            mistral,
+            database_url,
         )
         async with serve(create_app(ours)) as client:
             with pytest.raises(httpx2.TimeoutException):
                 await client.post("/answer", json={"prompt": "Which?"}, timeout=0.5)
             found: Figures = {}
             # The run is counted a moment before its request; the one left is the scrape itself.
-            while ("runs_total", ("cancelled",)) not in found or found[
-                "http_requests_in_progress", ()
-            ] > 1:
-                found = await scrape(client)
+            async with asyncio.timeout(30):
+                while ("runs_total", ("cancelled",)) not in found or found[
+                    "http_requests_in_progress", ()
+                ] > 1:
+                    found = await scrape(client)
     assert found["runs_in_progress", ()] == 0
     assert found["http_requests_in_progress", ()] == 1
     assert found["member_cost_unknown_total", ("mistral",)] == 1

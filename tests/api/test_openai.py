@@ -13,16 +13,18 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionUserMessagePara
 
 from app.api import create_app
 from app.settings import Settings
-from tests.conftest import settings
+from app.store import AnswerStore
+from app.store.keys import Keys
 from tests.fakes.mistral import MistralFake
-from tests.serving import serve
+from tests.serving import only_mistral, serve
 
 TURN: ChatCompletionUserMessageParam = {"role": "user", "content": "Which?"}
 ASKED: dict[str, Any] = {"model": "starboard", "messages": [TURN]}
 
 
-def client_of(served: httpx2.AsyncClient) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{served.base_url}/v1", api_key="any", max_retries=0)
+def client_of(served: httpx2.AsyncClient, api_key: str = "any") -> openai.AsyncOpenAI:
+    """As it comes: it asks twice more what it takes for a passing failure."""
+    return openai.AsyncOpenAI(base_url=f"{served.base_url}/v1", api_key=api_key)
 
 
 @pytest.fixture
@@ -46,13 +48,7 @@ async def mistral() -> AsyncIterator[MistralFake]:
 @pytest.fixture
 async def remote(mistral: MistralFake, database_url: str) -> AsyncIterator[openai.AsyncOpenAI]:
     """A board of one remote member, whose usage is known."""
-    given = settings(
-        database_url=database_url,
-        MISTRAL_API_KEY=mistral.api_key,
-        MISTRAL_BASE_URL=mistral.base_url,
-        scorer="embedded",
-        keep_alive_s=0.1,
-    )
+    given = only_mistral(mistral, database_url)
     async with serve(create_app(given)) as served, client_of(served) as client:
         yield client
 
@@ -66,17 +62,18 @@ async def test_the_board_replies_with_its_evidence(
     client: openai.AsyncOpenAI, served: httpx2.AsyncClient
 ) -> None:
     reply = await client.chat.completions.create(
-        model="starboard", messages=[TURN], user="u1", metadata={"team": "red"}
+        model="starboard", messages=[TURN], user="u1", metadata={"team": "red" * 170}
     )
     (choice,) = reply.choices
     assert (choice.message.content, choice.finish_reason) == ("second", "stop")
     assert (reply.model, reply.usage) == ("starboard", None)
+    assert "system_fingerprint" in reply.model_fields_set
     ours = evidence(reply)
     assert (ours["member"], ours["reward"], ours["decision"]["margin"]) == ("b", 3.0, 1.0)
     assert "answer" not in ours
     assert all("text" not in candidate for candidate in ours["candidates"])
     stored = (await served.get(f"/answers/{reply.id}")).json()
-    assert (stored["answer"], stored["tags"]) == ("second", {"user": "u1", "team": "red"})
+    assert (stored["answer"], stored["tags"]) == ("second", {"user": "u1", "team": "red" * 170})
 
 
 @pytest.mark.parametrize(
@@ -170,24 +167,34 @@ async def test_usage_is_the_last_chunk_if_asked_for(remote: openai.AsyncOpenAI) 
     plain = await streamed(remote)
     counted = await streamed(remote, stream_options={"include_usage": True})
     assert all("usage" not in chunk.model_fields_set for chunk in plain)
+    assert all(chunk.usage is None for chunk in counted[:-1])
+    assert all("usage" in chunk.model_fields_set for chunk in counted)
+    assert all("system_fingerprint" in chunk.model_fields_set for chunk in plain + counted)
     assert len(counted) == len(plain) + 1
     assert counted[-1].choices == []
     assert counted[-1].usage is not None
     assert counted[-1].usage.total_tokens > 0
 
 
+@pytest.mark.parametrize(("keep_alive_s", "least", "most"), [(0.1, 3, 1000), (60.0, 0, 0)])
 async def test_a_silent_board_keeps_the_stream_alive(
-    remote: openai.AsyncOpenAI, mistral: MistralFake
+    mistral: MistralFake, database_url: str, keep_alive_s: float, least: int, most: int
 ) -> None:
+    """By comments while nothing happens; what happens before there is a reply is none."""
     mistral.delay_s = 0.5
-    async with remote.chat.completions.with_streaming_response.create(
-        model="starboard", messages=[TURN], stream=True
-    ) as response:
+    given = only_mistral(mistral, database_url).model_copy(update={"keep_alive_s": keep_alive_s})
+    async with (
+        serve(create_app(given)) as served,
+        client_of(served) as remote,
+        remote.chat.completions.with_streaming_response.create(
+            model="starboard", messages=[TURN], stream=True
+        ) as response,
+    ):
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = [line async for line in response.iter_lines() if line]
     kinds = ["comment" if line.startswith(":") else "chunk" for line in lines]
     assert kinds[0] == "chunk"  # the role, before anybody has replied
-    assert kinds[1:4] == ["comment"] * 3
+    assert least <= kinds.count("comment") <= most
     assert lines[-1] == "data: [DONE]"
 
 
@@ -260,7 +267,42 @@ async def test_a_board_that_fails_is_a_502_that_says_who(
     with pytest.raises(openai.InternalServerError) as caught:
         await remote.chat.completions.create(model="starboard", messages=[TURN])
     assert (caught.value.status_code, caught.value.code) == (502, "no_candidate")
+    assert len(mistral.requests) == 1
     assert "(mistral: 401; stored as ans_" in caught.value.message
+
+
+async def test_a_deadline_is_not_waited_for_again(
+    remote: openai.AsyncOpenAI, mistral: MistralFake
+) -> None:
+    mistral.delay_s = 30
+    with pytest.raises(openai.InternalServerError) as caught:
+        await remote.chat.completions.create(**ASKED, extra_body={"starboard": {"deadline_s": 0.2}})
+    assert caught.value.status_code == 504
+    assert len(mistral.requests) == 1
+
+
+async def test_what_will_not_be_otherwise_is_not_asked_again(
+    mistral: MistralFake, database_url: str
+) -> None:
+    given = only_mistral(mistral, database_url)
+    async with serve(create_app(given)) as served:
+        loop = await served.post(
+            "/v1/chat/completions", json=ASKED, headers={"x-starboard-hop": "3"}
+        )
+        elsewhere = await served.post(
+            "/answer", json={"prompt": "Which?"}, headers={"x-starboard-hop": "3"}
+        )
+        wrong = await served.post("/v1/chat/completions", json={})
+        async with AnswerStore.open(database_url) as store:
+            _, secret = await Keys(store.engine).create("k", ["answer"], budget=1)
+        async with client_of(served, secret) as poor:
+            with pytest.raises(openai.APIStatusError) as caught:
+                await poor.chat.completions.create(**ASKED)
+    assert (loop.status_code, loop.headers["x-should-retry"]) == (508, "false")
+    assert (caught.value.status_code, caught.value.code) == (402, "insufficient_quota")
+    assert caught.value.response.headers["x-should-retry"] == "false"
+    assert "x-should-retry" not in wrong.headers | elsewhere.headers
+    assert mistral.requests == []
 
 
 async def test_a_board_that_fails_in_a_stream_is_its_last_event(

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import get_args
 
 from app.api import create_app
+from app.domain import Scope
 from app.settings import Settings
 from app.store import AnswerStore
-from app.store.keys import Keys, Scope
+from app.store.keys import Keys
 from tests import cases
 from tests.api import schema_hooks
 from tests.serving import serve
 
+PROBLEM = "application/problem+json"
 PHASES = {"examples", "coverage", "fuzzing", "stateful"}
 EXAMPLES = 20
 """For each operation in the phases fuzzing and stateful; coverage makes all it can think of."""
@@ -49,6 +51,18 @@ async def test_the_service_does_what_its_openapi_document_says(
         f"cases for {operations} operations; {report['filtered']} refusals excused "
         "(tests/api/schema_hooks.py)"
     )
+
+
+def test_a_problem_is_documented_as_it_is_sent(scripted: Settings) -> None:
+    """With its own media type alone; and whoever asks for a key may find that there is no store."""
+    for path, operations in create_app(scripted).openapi()["paths"].items():
+        for operation in operations.values():
+            told = operation["responses"]
+            if "security" in operation:
+                assert {"503", "5XX"} & told.keys(), path
+            for status, response in told.items():
+                if status >= "4" and not path.startswith("/v1") and path != "/readyz":
+                    assert response["content"].keys() == {PROBLEM}, (path, status)
 
 
 async def run_schemathesis(url: str, key: str, report: Path) -> tuple[int | None, str]:

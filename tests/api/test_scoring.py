@@ -1,21 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import httpx2
 import pytest
 
 from app.api import create_app
-from app.settings import Settings
 from tests.conftest import settings
 from tests.fakes.nvidia import DEFAULT_SCORES, NvidiaFake
 from tests.serving import serve
-
-
-@pytest.fixture
-async def client(scripted: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    async with serve(create_app(scripted)) as client:
-        yield client
 
 
 async def test_replies_are_scored_in_their_order(client: httpx2.AsyncClient) -> None:

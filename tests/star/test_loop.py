@@ -263,7 +263,7 @@ async def test_a_regression_set_is_asked_with_examples_of_every_model(
     assert again.regression == run.regression
     manifest = json.loads((run.folder / "manifest.json").read_text())
     assert manifest["regression"].keys() == {"source", "problems_sha256", "count"}
-    with pytest.raises(ConfigurationError, match=r"regression .*, now None"):
+    with pytest.raises(ConfigurationError, match=r"regression .*, now not set"):
         begun(run.folder, plan, problems)
 
 

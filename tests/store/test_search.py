@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 from collections.abc import AsyncIterator
@@ -16,8 +17,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, inspect, make_url, select, text
 
-from app.domain import Answer, Attributes, Feedback
-from app.errors import AnswerNotFoundError, InvalidRequestError, StoreError
+from app.domain import SHOWN, Answer, Attributes, Feedback, Message, Prompt, Summary
+from app.errors import AnswerNotFoundError, FeedbackError, InvalidRequestError, StoreError
 from app.store import AnswerStore, Filter, schema
 from app.store import answers as answers_module
 from app.store.idempotency import Idempotency
@@ -26,6 +27,8 @@ from tests.samples import answer, competition, prompt, scored
 
 START = datetime(2026, 11, 22, 13, 5, tzinfo=UTC)
 ON_STORAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+# Of a key and of a value, at most (app/api/documents.py).
+TAG_CHARACTERS = (64, 512)
 EVERYTHING = ("answers", "candidates", "listing", "tags", "feedback", "words")
 
 
@@ -76,16 +79,77 @@ async def count(store: AnswerStore) -> dict[str, int]:
     return {name: counted for name, row in rows.items() if (counted := row.scalar_one())}
 
 
-async def test_answers_are_listed_newest_first_whole_and_in_pages(store: AnswerStore) -> None:
+async def test_answers_are_listed_newest_first_and_in_pages(store: AnswerStore) -> None:
     saved = [asked(n) for n in range(5)]
     await save(store, *(saved[n] for n in (3, 0, 4, 1, 2)))
-    seen: list[Answer] = []
+    seen: list[str] = []
     cursor, pages = None, 0
     while cursor or not pages:
         page, cursor = await store.newest(Filter(), limit=2, cursor=cursor)
-        seen, pages = seen + page, pages + 1
+        seen, pages = [*seen, *(one.id for one in page)], pages + 1
         await store.save(asked(10 + pages))  # what is stored meanwhile moves nothing
-    assert (seen, pages) == (saved[::-1], 3)
+    assert (seen, pages) == ([one.id for one in saved[::-1]], 3)
+
+
+async def test_a_list_has_the_beginnings_of_texts_and_a_count_of_feedback(
+    store: AnswerStore,
+) -> None:
+    long, tags = "蓝\U0001f535" * 200, {"user": "ä:=", "": ""}
+    turns = (
+        Message("user", "Hello?"),
+        Message("assistant", "Hello."),
+        Message("user", "Which?"),
+        Message("user", f'"{long}'),  # neighbours are one turn to members
+        Message("system", "Be brief."),
+    )
+    one = replace(asked(1, reply=long, tags=tags, key_id="key_1"), prompt=Prompt(turns))
+    nothing = replace(asked(2), selection=replace(asked(2).selection, winner=None))
+    await save(store, one, nothing)
+    for n in range(3):
+        await store.add_feedback("comp_1", said(n, comment="long" * 1000))
+    page, _ = await store.newest(Filter(), limit=2)
+    listed = Summary(
+        id="comp_1",
+        created=one.created,
+        prompt=f'"{long}'[:SHOWN],
+        reply=long[:SHOWN],
+        member="a",
+        model="model-a",
+        reward=2.0,
+        scorer="judge:x",
+        strategy="best_of_n",
+        quality="full",
+        tags=tags,
+        key_id="key_1",
+        feedback=3,
+    )
+    unknown: dict[str, Any] = dict.fromkeys(("reply", "member", "model", "reward", "key_id"))
+    lost = replace(
+        listed, id="comp_2", created=nothing.created, prompt="Why?", tags={}, feedback=0, **unknown
+    )
+    assert page == [lost, listed]
+
+
+async def test_an_answer_takes_so_much_feedback(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers_module, "MOST_FEEDBACK", 2)
+    await save(store, asked(1), asked(2))
+    for n in range(2):
+        await store.add_feedback("comp_1", said(n))
+    with pytest.raises(FeedbackError, match="2 times"):
+        await store.add_feedback("comp_1", said(3))
+    await store.add_feedback("comp_2", said(3))
+    assert (await count(store))["feedback"] == 3
+
+
+async def test_the_longest_tags_are_kept_and_found(store: AnswerStore) -> None:
+    """Of letters of four bytes each, which do not pack; B-trees of PostgreSQL are narrow."""
+    draw = random.Random(0)
+    longest = TAG_CHARACTERS
+    key, value = ("".join(chr(draw.randrange(0x20000, 0x2A000)) for _ in range(n)) for n in longest)
+    await save(store, asked(1, tags={key: value}))
+    assert await found(store, tags=[(key, value)]) == [1]
 
 
 async def test_a_page_that_is_full_and_the_last_has_no_next(store: AnswerStore) -> None:
@@ -452,8 +516,8 @@ async def test_answers_from_before_there_was_a_listing_are_found(
     async with opened_again(store) as again:
         assert await found(again, since=START + timedelta(minutes=1)) == [2, 1]
         assert await found(again, q="sky light", tags=[("user", "u1")], member="a") == [1]
-        page, _ = await again.newest(Filter(member="claude", since=START), limit=5)
-        assert page == [saved[2]]
+        assert await found(again, member="claude", since=START) == [3]
+        assert await again.get("comp_3") == saved[2]
 
 
 async def test_an_index_whose_words_were_cut_out_otherwise_is_built_anew(

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from app.ensemble import Ensemble
-from app.errors import ConfigurationError, StoreError
+from app.errors import AnswerNotFoundError, ConfigurationError, StoreError
 from app.providers.scripted import ScriptedProvider
 from app.scorers.ladder import Ladder
 from app.scorers.scripted import ScriptedScorer
@@ -75,5 +75,5 @@ async def test_what_a_database_cannot_take_is_an_error_of_the_store(
     async with AnswerStore.open(fresh_postgres_url) as store:
         with pytest.raises(StoreError):
             await store.save(answer("ans_" + "x" * 100))
-        with pytest.raises(Exception, match="no answer"):
+        with pytest.raises(AnswerNotFoundError):
             await store.get("\0")
