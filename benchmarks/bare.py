@@ -1,0 +1,64 @@
+"""The limit that overhead is measured against: the least that asks three members and scores three
+replies. FastAPI and aiohttp alone; no checks, no store, no retries, no evidence.
+
+    UPSTREAMS="$(...)" uvicorn --app-dir benchmarks bare:app
+
+`UPSTREAMS` is the line that benchmarks/upstreams.py prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from fastapi import FastAPI, Request
+from upstreams import KEY
+
+UPSTREAMS = json.loads(os.environ["UPSTREAMS"])
+WEIGHTS = {
+    "helpfulness": 0.3,
+    "correctness": 0.74,
+    "coherence": 0.46,
+    "complexity": 0.47,
+    "verbosity": -0.33,
+}
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+        yield {"http": http}
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/answer")
+async def answer(request: Request) -> dict[str, Any]:
+    asked = await request.json()
+    http = request.state.http
+    turns = [{"role": "user", "content": asked["prompt"]}]
+
+    async def member(number: int) -> dict[str, Any]:
+        url = f"{UPSTREAMS['openai']}/v1/chat/completions"
+        body = {"model": f"m{number}", "messages": turns, "max_tokens": 512}
+        async with http.post(url, json=body, headers=HEADERS) as reply:
+            text = (await reply.json())["choices"][0]["message"]["content"]
+        url = f"{UPSTREAMS['nvidia']}/v1/chat/completions"
+        scored = [*turns, {"role": "assistant", "content": text}]
+        body = {"model": "nvidia/nemotron-4-340b-reward", "messages": scored}
+        async with http.post(url, json=body, headers=HEADERS) as reply:
+            tokens = (await reply.json())["choices"][0]["logprobs"]["content"]
+        scores = {one["token"]: one["logprob"] for one in tokens}
+        reward = sum(weight * scores[name] for name, weight in WEIGHTS.items())
+        return {"text": text, "scores": scores, "reward": reward}
+
+    candidates = await asyncio.gather(*(member(n) for n in range(asked.get("members", 3))))
+    best = max(candidates, key=lambda one: float(one["reward"]))
+    return {"answer": best["text"], "candidates": candidates}

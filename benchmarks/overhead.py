@@ -1,0 +1,321 @@
+"""What the service costs beside its upstreams: CPU per answer, latency it adds, memory.
+
+    python benchmarks/overhead.py [--litellm .venv-litellm/bin/litellm] [--out overhead.json]
+
+Three contenders take turns on the same fake upstreams, each in a process of its own:
+
+- `starboard`: three members through the official SDKs, three scores, checks, the store;
+- `bare`: FastAPI and aiohttp doing the same six calls and nothing else (benchmarks/bare.py);
+- `litellm`: LiteLLM's proxy asking the three members at once, without scores. Left out unless
+  `--litellm` names its command; `pip install 'litellm[proxy]'` into a virtual environment of its
+  own makes it.
+
+Every round measures each contender once, so that ratios are between neighbours in time; what is
+stated is the median of the rounds' ratios, with the least and the greatest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from rich.progress import Progress
+from upstreams import KEY
+
+HERE = Path(__file__).parent
+PROMPT = "Why is the sky blue?"
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+MEMBERS = ("claude", "gemma", "mistral")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """CPU milliseconds of the service's processes per answer; seconds of an answer at its client;
+    megabytes resident at the end."""
+
+    cpu_ms: float
+    median_s: float
+    p95_s: float
+    resident_mb: float
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running contender, and how it is asked."""
+
+    url: str
+    body: Mapping[str, Any]
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+Starter = Callable[[Path, Mapping[str, str]], "Service"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--litellm", type=Path, help="LiteLLM's command")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--answers", type=int, default=200, help="in each round, of each contender")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 128])
+    parser.add_argument("--delays", type=float, nargs="+", default=[0.0, 0.2], help="seconds")
+    parser.add_argument("--out", type=Path, help="a JSON file to write")
+    given = parser.parse_args()
+    contenders = {"starboard": starboard, "bare": bare}
+    if given.litellm:
+        contenders["litellm"] = litellm(given.litellm)
+    found = []
+    with Progress(transient=True) as progress:
+        cells = len(given.delays) * len(given.clients) * given.rounds * len(contenders)
+        task = progress.add_task("measuring", total=cells)
+        for delay in given.delays:
+            with running(contenders, delay) as services:
+                for clients in given.clients:
+                    rounds: list[dict[str, Measured]] = []
+                    for _ in range(given.rounds):
+                        one = {}
+                        for name, service in services.items():
+                            answers = max(given.answers, 2 * clients)
+                            one[name] = asyncio.run(measure(service, answers, clients))
+                            progress.advance(task)
+                        rounds.append(one)
+                    found.append({"delay_s": delay, "clients": clients, "rounds": rounds})
+    for cell in found:
+        report(**cell)  # type: ignore[arg-type]
+    if given.out:
+        written = [
+            {**cell, "rounds": [{n: asdict(m) for n, m in r.items()} for r in cell["rounds"]]}  # type: ignore[attr-defined]
+            for cell in found
+        ]
+        given.out.write_text(json.dumps(written, indent=1))
+
+
+def report(delay_s: float, clients: int, rounds: list[dict[str, Measured]]) -> None:
+    print(f"\n{delay_s * 1000:.0f} ms upstream, {clients} clients, {len(rounds)} rounds")
+    print(f"{'':10} {'CPU ms':>8} {'added ms':>9} {'p95 ms':>8} {'MB':>6}   CPU, of starboard's")
+    calls = {"starboard": 2, "bare": 2, "litellm": 1}
+    for name in rounds[0]:
+        cpu = statistics.median(one[name].cpu_ms for one in rounds)
+        waits = calls[name] * delay_s
+        added = statistics.median(one[name].median_s for one in rounds) - waits
+        p95 = statistics.median(one[name].p95_s for one in rounds)
+        mb = max(one[name].resident_mb for one in rounds)
+        ratios = sorted(one[name].cpu_ms / one["starboard"].cpu_ms for one in rounds)
+        spread = f"{statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]"
+        print(f"{name:10} {cpu:8.2f} {1000 * added:9.1f} {1000 * p95:8.1f} {mb:6.0f}   {spread}")
+
+
+async def measure(service: Service, answers: int, clients: int) -> Measured:
+    """Ask so often, so many at a time; a few beforehand are not counted."""
+    left = iter(range(answers))
+    took: list[float] = []
+
+    async def client(http: aiohttp.ClientSession) -> None:
+        for _ in left:
+            began = time.perf_counter()
+            await ask(http, service)
+            took.append(time.perf_counter() - began)
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as http:
+        await asyncio.gather(*(ask(http, service) for _ in range(clients)))
+        before = cpu_s(service.process.pid)
+        await asyncio.gather(*(client(http) for _ in range(clients)))
+        spent = cpu_s(service.process.pid) - before
+    took.sort()
+    return Measured(
+        cpu_ms=1000 * spent / answers,
+        median_s=statistics.median(took),
+        p95_s=took[int(0.95 * (len(took) - 1))],
+        resident_mb=resident_mb(service.process.pid),
+    )
+
+
+async def ask(http: aiohttp.ClientSession, service: Service) -> None:
+    async with http.post(service.url, json=service.body) as reply:
+        said = await reply.read()
+        if reply.status != 200:
+            raise SystemExit(f"{service.url}: {reply.status} {said[:500]!r}")
+
+
+@contextmanager
+def running(contenders: Mapping[str, Starter], delay_s: float) -> Iterator[dict[str, Service]]:
+    """The contenders, ready, on upstreams of their own."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        upstreams = stack.enter_context(serving_upstreams("--delay", str(delay_s)))
+        services = {name: start(folder, upstreams) for name, start in contenders.items()}
+        for service in services.values():
+            stack.callback(service.process.wait)
+            stack.callback(service.process.terminate)
+        for name, service in services.items():
+            asyncio.run(until_ready(name, service))
+        yield services
+
+
+@contextmanager
+def serving_upstreams(*options: str) -> Iterator[dict[str, str]]:
+    command = [sys.executable, str(HERE / "upstreams.py"), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        try:
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
+async def until_ready(name: str, service: Service) -> None:
+    until = time.monotonic() + 120
+    async with aiohttp.ClientSession() as http:
+        while time.monotonic() < until:
+            if service.process.poll() is not None:
+                break
+            try:
+                await ask(http, service)
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.2)
+            else:
+                return
+    raise SystemExit(f"{name} did not become ready; {service.log.read_text()[-2000:]}")
+
+
+def starboard(
+    folder: Path,
+    upstreams: Mapping[str, str],
+    board: Mapping[str, str] | None = None,
+    database: str = "overhead.db",
+) -> Service:
+    """Three vendors' members, or with `board` members of one OpenAI-compatible host."""
+    port = free_port()
+    lines = [
+        f"board = {json.dumps(list(board or MEMBERS))}",
+        f"database_url = 'sqlite+aiosqlite:///{folder / database}'",
+        "self_check = false",
+        "[scorer]",
+        "kind = 'nvidia'",
+        "requests_per_minute = 10000000",
+    ]
+    for name, model in (board or {}).items():
+        lines += [f"[members.{name}]", "provider = 'openai_compatible'", f"model = '{model}'"]
+        lines += [f"base_url = '{upstreams['openai']}/v1'", "api_key_env = 'BENCH_KEY'"]
+    (folder / f"{port}.toml").write_text("\n".join(lines))
+    environment = {
+        "STARBOARD_CONFIG": str(folder / f"{port}.toml"),
+        "STARBOARD_LOG_LEVEL": "warning",
+        "ANTHROPIC_API_KEY": KEY,
+        "GEMINI_API_KEY": KEY,
+        "MISTRAL_API_KEY": KEY,
+        "NVIDIA_API_KEY": KEY,
+        "BENCH_KEY": KEY,
+        "ANTHROPIC_BASE_URL": upstreams["anthropic"],
+        "GOOGLE_GEMINI_BASE_URL": upstreams["google"],
+        "MISTRAL_BASE_URL": upstreams["mistral"],
+        "NVIDIA_BASE_URL": upstreams["nvidia"],
+    }
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
+    url = f"http://127.0.0.1:{port}/answer"
+    return Service(url, {"prompt": PROMPT}, *started(command, environment, folder))
+
+
+def bare(folder: Path, upstreams: Mapping[str, str]) -> Service:
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "bare:app"]
+    command += ["--port", str(port), "--log-level", "warning"]
+    environment = {"UPSTREAMS": json.dumps(upstreams)}
+    url = f"http://127.0.0.1:{port}/answer"
+    return Service(url, {"prompt": PROMPT}, *started(command, environment, folder))
+
+
+def litellm(command: Path) -> Starter:
+    def start(folder: Path, upstreams: Mapping[str, str]) -> Service:
+        port = free_port()
+        rows = {
+            "claude": ("anthropic/claude-sonnet-5-5", upstreams["anthropic"]),
+            "gemma": ("gemini/gemma-3-27b-it", f"{upstreams['google']}/v1beta"),
+            "mistral": ("mistral/mistral-large-latest", f"{upstreams['mistral']}/v1"),
+        }
+        models = [
+            {
+                "model_name": name,
+                "litellm_params": {"model": model, "api_base": url, "api_key": KEY},
+            }
+            for name, (model, url) in rows.items()
+        ]
+        (folder / "litellm.yaml").write_text(json.dumps({"model_list": models}))  # JSON is YAML
+        line = [str(command), "--config", "litellm.yaml", "--port", str(port)]
+        body = {
+            "model": ",".join(rows),
+            "messages": [{"role": "user", "content": PROMPT}],
+            "max_tokens": 512,
+        }
+        environment = {
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_LOG": "ERROR",
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        }
+        url = f"http://127.0.0.1:{port}/v1/chat/completions"
+        return Service(url, body, *started(line, environment, folder))
+
+    return start
+
+
+def started(
+    command: list[str], environment: Mapping[str, str], folder: Path
+) -> tuple[subprocess.Popen[bytes], Path]:
+    log = folder / f"{len(list(folder.iterdir()))}.log"
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, env={**kept, **environment}, cwd=folder, stdout=out, stderr=out
+        )
+    return process, log
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def cpu_s(pid: int) -> float:
+    """User and system seconds of a process and its children so far."""
+    return sum(
+        sum(int(ticks) for ticks in stat(one)[11:13]) / TICKS for one in (pid, *children(pid))
+    )
+
+
+def resident_mb(pid: int) -> float:
+    return sum(int(stat(one)[21]) * PAGE for one in (pid, *children(pid))) / 1e6
+
+
+def stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat behind the command's name, which may hold blanks."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def children(pid: int) -> list[int]:
+    direct = [
+        int(one)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for one in (task / "children").read_text().split()
+    ]
+    return [*direct, *(below for one in direct for below in children(one))]
+
+
+if __name__ == "__main__":
+    main()
