@@ -55,6 +55,16 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """What was measured with upstreams of one delay and so many clients: of each round, by
+    contender."""
+
+    delay_s: float
+    clients: int
+    rounds: list[dict[str, Measured]]
+
+
+@dataclass(frozen=True)
 class Service:
     """A running contender, and how it is asked."""
 
@@ -76,10 +86,10 @@ def main() -> None:
     parser.add_argument("--delays", type=float, nargs="+", default=[0.0, 0.2], help="seconds")
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     given = parser.parse_args()
-    contenders = {"starboard": starboard, "bare": bare}
+    contenders: dict[str, Starter] = {"starboard": starboard, "bare": bare}
     if given.litellm:
         contenders["litellm"] = litellm(given.litellm)
-    found = []
+    found: list[Cell] = []
     with Progress(transient=True) as progress:
         cells = len(given.delays) * len(given.clients) * given.rounds * len(contenders)
         task = progress.add_task("measuring", total=cells)
@@ -94,24 +104,22 @@ def main() -> None:
                             one[name] = asyncio.run(measure(service, answers, clients))
                             progress.advance(task)
                         rounds.append(one)
-                    found.append({"delay_s": delay, "clients": clients, "rounds": rounds})
+                    found.append(Cell(delay, clients, rounds))
     for cell in found:
-        report(**cell)  # type: ignore[arg-type]
+        report(cell)
     if given.out:
-        written = [
-            {**cell, "rounds": [{n: asdict(m) for n, m in r.items()} for r in cell["rounds"]]}  # type: ignore[attr-defined]
-            for cell in found
-        ]
-        given.out.write_text(json.dumps(written, indent=1))
+        given.out.write_text(json.dumps([asdict(cell) for cell in found], indent=1))
 
 
-def report(delay_s: float, clients: int, rounds: list[dict[str, Measured]]) -> None:
-    print(f"\n{delay_s * 1000:.0f} ms upstream, {clients} clients, {len(rounds)} rounds")
+def report(cell: Cell) -> None:
+    rounds = cell.rounds
+    title = f"{cell.delay_s * 1000:.0f} ms upstream, {cell.clients} clients, {len(rounds)} rounds"
+    print(f"\n{title}")
     print(f"{'':10} {'CPU ms':>8} {'added ms':>9} {'p95 ms':>8} {'MB':>6}   CPU, of starboard's")
     calls = {"starboard": 2, "bare": 2, "litellm": 1}
     for name in rounds[0]:
         cpu = statistics.median(one[name].cpu_ms for one in rounds)
-        waits = calls[name] * delay_s
+        waits = calls[name] * cell.delay_s
         added = statistics.median(one[name].median_s for one in rounds) - waits
         p95 = statistics.median(one[name].p95_s for one in rounds)
         mb = max(one[name].resident_mb for one in rounds)

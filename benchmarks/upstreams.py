@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import signal
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 
 from tests.fakes.anthropic import AnthropicFake
@@ -18,9 +19,10 @@ from tests.fakes.google import GoogleFake
 from tests.fakes.mistral import MistralFake
 from tests.fakes.nvidia import NvidiaFake
 from tests.fakes.openai_compatible import OpenAICompatibleFake
+from tests.fakes.server import FakeServer
 
 KEY = "sk-of-the-benchmark-0123456789"
-VENDORS = {
+VENDORS: Mapping[str, Callable[..., FakeServer]] = {
     "anthropic": AnthropicFake,
     "google": GoogleFake,
     "mistral": MistralFake,
