@@ -313,7 +313,7 @@ def smaller(picture: bytes) -> bytes:
     image = (
         Image.open(io.BytesIO(picture))
         .convert("RGB")
-        .quantize(96, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        .quantize(256, Image.Quantize.MEDIANCUT, kmeans=4, dither=Image.Dither.NONE)
     )
     image.save(found, "PNG", optimize=True)
     return found.getvalue()
