@@ -148,9 +148,9 @@ async def test_a_collector_that_does_not_answer_holds_the_end_up_for_a_stated_ti
 ) -> None:
     """Whether it refuses connections, which the exporter tries again, or takes them in silence."""
     monkeypatch.setattr("app.traces.FLUSH_S", 0.5)
-    # A test of the command line may have set up the log, which then tells the root nothing.
+    # A test of the command line may have set up the log otherwise.
     monkeypatch.setattr(logging.getLogger("starboard"), "propagate", True)
-    monkeypatch.setattr(logging.getLogger("starboard"), "level", logging.INFO)
+    caplog.set_level(logging.INFO, logger="starboard")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         if not silent:
