@@ -80,11 +80,14 @@ async def test_a_restart_while_members_reply_loses_no_answer(
 ) -> None:
     monkeypatch.setattr("app.store.transactions.PATIENCE_S", 60.0)  # a busy machine takes its time
     members = {"m": {"provider": "scripted", "reply": "first", "delay_s": 4.0}}
-    slow = settings(**{**ours.model_dump(include={"database_url", "board"}), "members": members})
+    slow = settings(database_url=ours.database_url, board=("m",), members=members)
     async with serve(create_app(slow)) as client:
         asking = asyncio.create_task(client.post("/answer", json={"prompt": "Which?"}))
         await asyncio.sleep(0.5)
         await asyncio.to_thread(server.stop)
+        async with asyncio.timeout(60):  # what /readyz found is kept for some seconds
+            while (await client.get("/readyz")).status_code != 503:
+                await asyncio.sleep(0.1)
         await asyncio.to_thread(server.ensure_postgres_running)
         told = await asking
         assert told.status_code == 200
