@@ -401,7 +401,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     # It may hold a password.
-    database_url: str = Field(default="sqlite+aiosqlite:///starboard.db", repr=False, exclude=True)
+    database_url: str = Field(default="sqlite:///starboard.db", repr=False, exclude=True)
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),

@@ -94,7 +94,7 @@ async def open_services(
             traces = await stack.enter_async_context(open_traces(content=settings.trace_content))
             watches = (*watches, traces.watch)
             scorers = [TracedScorer(scorer, traces) for scorer in scorers]
-            sink = TracedStore(store, store.engine.dialect.name, traces)
+            sink = TracedStore(store, store.database.dialect, traces)
             for seat in settings.seats:
                 if seat.name in board:
                     board[seat.name] = TracedProvider(board[seat.name], seat.spec.provider, traces)
@@ -103,7 +103,7 @@ async def open_services(
             open_standing(store, tuple(members), by_wins=by_wins, minimum=settings.standing_min)
         )
         gates = {s.name: _gate(s, settings) for s in settings.seats if s.name in members}
-        await stack.enter_async_context(open_circuits(Circuits(store.engine), gates.values()))
+        await stack.enter_async_context(open_circuits(Circuits(store.database), gates.values()))
         ensemble = Ensemble(
             board,
             _ladder(scorers),
@@ -116,7 +116,7 @@ async def open_services(
             watches=watches,
             booked=booked,
         )
-        keys, idempotency = Keys(store.engine), Idempotency(store.engine)
+        keys, idempotency = Keys(store.database), Idempotency(store.database)
         yield Services(settings, settings.seats, ensemble, store, standing, keys, idempotency)
 
 

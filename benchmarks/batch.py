@@ -40,7 +40,7 @@ from tests.fakes.openai_compatible import OpenAICompatibleFake
 
 REPLY = "Air scatters blue light more than red, so blue reaches us from every side. " * 4
 BOARD = """
-database_url = "sqlite+aiosqlite:///answers.db"
+database_url = "sqlite:///answers.db"
 board = ["member"]
 [members.member]
 provider = "openai_compatible"

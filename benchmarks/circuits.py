@@ -34,13 +34,13 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=20)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        url = given.url or f"sqlite+aiosqlite:///{folder}/answers.db"
+        url = given.url or f"sqlite:///{folder}/answers.db"
         asyncio.run(measure(url, given.times))
 
 
 async def measure(url: str, times: int) -> None:
     async with AnswerStore.open(url) as here, AnswerStore.open(url) as there:
-        ours, theirs = Circuits(here.engine), Circuits(there.engine)
+        ours, theirs = Circuits(here.database), Circuits(there.database)
         shared = SharedCircuits(ours, {str(n): Gate(str(n)) for n in range(MEMBERS)})
         await shared.sync()
         began = time.process_time()

@@ -212,7 +212,7 @@ def starboard(
     port = free_port()
     lines = [
         f"board = {json.dumps(list(board or MEMBERS))}",
-        f"database_url = 'sqlite+aiosqlite:///{folder / database}'",
+        f"database_url = 'sqlite:///{folder / database}'",
         "self_check = false",
         "[scorer]",
         "kind = 'nvidia'",

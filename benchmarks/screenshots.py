@@ -175,7 +175,7 @@ async def board(work: Path, runs: Path) -> AsyncIterator[tuple[httpx2.AsyncClien
 
 
 def database(work: Path) -> str:
-    return f"sqlite+aiosqlite:///{work}/page.db"
+    return f"sqlite:///{work}/page.db"
 
 
 async def live_through(
@@ -204,13 +204,11 @@ async def live_through(
         {"answer": id_, "at": now - timedelta(days=DAYS * (1 - (number + 1) / answers))}
         for number, id_ in enumerate(ids)
     ]
-    async with (
-        AnswerStore.open(database(work)) as store,
-        store.engine.begin() as connection,
-    ):
-        table = schema.answers
-        update = table.update().where(table.c.id == bindparam("answer"))
-        await connection.execute(update.values(created=bindparam("at")), dates)
+    table = schema.answers
+    update = table.update().where(table.c.id == bindparam("answer"))
+    earlier = update.values(created=bindparam("at"))
+    async with AnswerStore.open(database(work)) as store:
+        await store.database.write(lambda connection: connection.execute(earlier, dates).rowcount)
     return {"answer": ids[-1], "degraded": ids[-4]}
 
 

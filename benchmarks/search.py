@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from rich.progress import track
-from sqlalchemy import insert, make_url, text
+from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.domain import (
@@ -44,8 +44,8 @@ from app.domain import (
     Timings,
     Usage,
 )
-from app.store import AnswerStore, Filter, rows, schema
-from app.store.search import document_of, indexed, new_number
+from app.store import AnswerStore, Filter
+from app.store.database import PostgreSQL
 
 MEMBERS = ("claude", "gemma", "mistral")
 RARE = "qwen"  # in gemma's place in one answer of 1,000
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--url", help="an empty database; default: SQLite in a new folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        url = given.url or f"sqlite+aiosqlite:///{folder}/answers.db"
+        url = given.url or f"sqlite:///{folder}/answers.db"
         asyncio.run(run(url, given.answers))
 
 
@@ -81,7 +81,7 @@ async def run(url: str, count: int) -> None:
         await settle(store)
         await settle(small)
         few, many, ratio = await storing(small, store, made)
-        print(f"{store.engine.dialect.name}, {count:,} answers; first pages of 20, milliseconds")
+        print(f"{store.database.dialect}, {count:,} answers; first pages of 20, milliseconds")
         print(f"{'':34} median    p95")
         for name, wanted in searches(draw, count):
             times = [await timed(store.newest(wanted(), limit=20)) for _ in range(ASKED)]
@@ -174,26 +174,15 @@ async def fill(store: AnswerStore, made: Iterator[Answer], count: int) -> None:
     starts = range(0, count, BATCH)
     for _ in track(starts, f"{count:,} answers", transient=True):
         batch = list(itertools.islice(made, BATCH))
-        listed = [(one, new_number(one.created)) for one in batch]
-        listing = [rows.listing_row(one, number) for one, number in listed]
-        async with store.engine.begin() as connection:
-            await connection.execute(insert(schema.answers), [rows.answer_row(o) for o in batch])
-            candidates = [row for one in batch for row in rows.candidate_rows(one)]
-            await connection.execute(insert(schema.candidates), candidates)
-            await connection.execute(insert(schema.listing), listing)
-            tags = [row for one, number in listed for row in rows.tag_rows(one, number)]
-            await connection.execute(insert(schema.tags), tags)
-            for one, number in listed:
-                words = indexed(store.engine.dialect.name, number, document_of(one))
-                await connection.execute(words)
+        await asyncio.gather(*(store.save(one) for one in batch))
         for one in batch[::100]:
             await store.add_feedback(one.id, Feedback(f"fb_{one.id}", one.created, thumb="up"))
 
 
 async def settle(store: AnswerStore) -> None:
     """What PostgreSQL's autovacuum does by itself in time."""
-    if store.engine.dialect.name != "sqlite":
-        async with store.engine.connect() as connection:
+    if isinstance(store.database, PostgreSQL):
+        async with store.database.engine.connect() as connection:
             outside = await connection.execution_options(isolation_level="AUTOCOMMIT")
             await outside.execute(text("VACUUM ANALYZE"))
 

@@ -75,7 +75,7 @@ async def export() -> list[Any]:
         gemma.fail("truncated_json")
         nvidia.scores = lambda reply: {**DEFAULT_SCORES, "helpfulness": REPLIES[reply]}
         ours = settings(
-            database_url="sqlite+aiosqlite:///answers.db",
+            database_url="sqlite:///answers.db",
             board=("claude", "gemma", "mistral"),
             members={
                 "claude": {"base_url": claude.base_url},

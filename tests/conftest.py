@@ -54,7 +54,7 @@ async def http() -> AsyncIterator[httpx2.AsyncClient]:
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path}/answers.db"
+    return f"sqlite:///{tmp_path}/answers.db"
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tests.samples import competition, scored
 from tests.serving import serving
 
 BOARD = """
-database_url = "sqlite+aiosqlite:///answers.db"
+database_url = "sqlite:///answers.db"
 board = ["a", "b"]
 [members.a]
 provider = "scripted"
@@ -99,7 +99,7 @@ def test_answers_are_erased_by_tag() -> None:
     tagged = [replace(competition(n, scored("a", 1.0)), tags={"user": f"u{n}"}) for n in (1, 2)]
 
     async def save() -> None:
-        async with AnswerStore.open("sqlite+aiosqlite:///answers.db") as store:
+        async with AnswerStore.open("sqlite:///answers.db") as store:
             for one in tagged:
                 await store.save(one)
 
@@ -110,7 +110,7 @@ def test_answers_are_erased_by_tag() -> None:
 
 
 async def stored() -> list[str]:
-    async with AnswerStore.open("sqlite+aiosqlite:///answers.db") as store:
+    async with AnswerStore.open("sqlite:///answers.db") as store:
         return [one.id async for one in store.answers()]
 
 
@@ -119,7 +119,7 @@ def test_answers_are_erased_by_id_also_beside_ids_that_are_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def save() -> None:
-        async with AnswerStore.open("sqlite+aiosqlite:///answers.db") as store:
+        async with AnswerStore.open("sqlite:///answers.db") as store:
             for number in range(3):
                 await store.save(competition(number, scored("a", 1.0)))
 
@@ -139,7 +139,7 @@ def test_answers_are_exported_and_erased_by_the_key_that_asked() -> None:
     keys = [json.loads(run("keys", "create", name, "--json")) for name in ("one", "two")]
 
     async def save() -> None:
-        async with AnswerStore.open("sqlite+aiosqlite:///answers.db") as store:
+        async with AnswerStore.open("sqlite:///answers.db") as store:
             for number in range(3):
                 one = competition(number, scored("a", 1.0), minute=number)
                 winner = replace(one.selection, winner=f"comp_{number}_0")
@@ -213,7 +213,7 @@ def test_models_shows_who_sits_and_who_does_not() -> None:
 @pytest.mark.usefixtures("board")
 def test_models_shows_win_rates() -> None:
     async def compete() -> None:
-        async with AnswerStore.open("sqlite+aiosqlite:///answers.db") as store:
+        async with AnswerStore.open("sqlite:///answers.db") as store:
             for n, reward in enumerate((1.0, 3.0, 3.0)):
                 await store.save(competition(n, scored("a", reward), scored("b", 2.0)))
 
@@ -232,10 +232,10 @@ def test_models_shows_win_rates() -> None:
 
 @pytest.mark.usefixtures("board")
 def test_models_is_shown_without_a_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STARBOARD_DATABASE_URL", "sqlite+aiosqlite:////nowhere/answers.db")
+    monkeypatch.setenv("STARBOARD_DATABASE_URL", "sqlite:////nowhere/answers.db")
     monkeypatch.setenv("STARBOARD_STANDING", "wins")
     monkeypatch.setenv("COLUMNS", "200")
-    done = starboard("models")  # a process of its own: aiosqlite's thread may outlive the loop
+    done = starboard("models")
     assert done.returncode == 0
     assert "not named in board" in done.stdout
     assert "Ties go to the seat higher up. Scorer" in done.stdout

@@ -150,7 +150,7 @@ async def test_compose_on_a_port_of_this_machine_has_an_open_door_and_in_product
         async with app.router.lifespan_context(app):
             pass
     async with AnswerStore.open(database_url) as store:
-        await Keys(store.engine).create("admin", ["admin"])
+        await Keys(store.database).create("admin", ["admin"])
     async with serve(create_app(ours)) as client:
         assert (await client.get("/models")).status_code == 401
 

@@ -97,7 +97,7 @@ async def service(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
         stack.enter_context(stamina.set_testing(True, attempts=2, cap=True))
         app = create_app(
             settings(
-                database_url=f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('db')}/a.db",
+                database_url=f"sqlite:///{tmp_path_factory.mktemp('db')}/a.db",
                 timeout_s=TIMEOUT_S,
                 deadline_s=DEADLINE_S,
                 ANTHROPIC_API_KEY=members["claude"].api_key,

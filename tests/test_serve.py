@@ -16,7 +16,7 @@ import pytest
 from tests.serving import serving, wait_for
 
 BOARD = """
-database_url = "sqlite+aiosqlite:///answers.db"
+database_url = "sqlite:///answers.db"
 board = ["a"]
 drain_s = 1.0
 deadline_s = 20
@@ -31,7 +31,7 @@ kind = "scripted"
 rewards = {"first" = 2.0}
 """
 UNREACHABLE = """
-database_url = "sqlite+aiosqlite:///answers.db"
+database_url = "sqlite:///answers.db"
 board = ["a", "b"]
 self_check = false
 [members.a]

@@ -272,7 +272,7 @@ def test_prices_may_be_of_members_models_and_scorers_that_are_not_in_use(
         ("postgresql+asyncpg://me:p%40w@db/starboard", {"p%40w", "p@w"}),
         ("postgresql+asyncpg://me@db/starboard?password=p%2Fw", {"p/w"}),
         ("postgresql+asyncpg://me:@db:port/starboard", set()),
-        ("sqlite+aiosqlite:////data/a:b@c.db", set()),
+        ("sqlite:////data/a:b@c.db", set()),
         ("nonsense", set()),
     ],
 )

@@ -18,9 +18,9 @@ from app.domain import Answer, Listener, Plan, Prompt
 from app.ensemble import STORE_GRACE_S, to_the_end
 from app.errors import InProgressError, InvalidRequestError, RequestError, StoreError
 from app.metering import Meter
+from app.store.database import patiently
 from app.store.idempotency import Claim
 from app.store.keys import ApiKey
-from app.store.transactions import patiently
 from app.wiring import Services
 
 log = logging.getLogger("starboard")

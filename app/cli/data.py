@@ -107,6 +107,6 @@ async def _key_id(store: AnswerStore, which: str | None) -> str | None:
 
     if which is None:
         return None
-    if found := await Keys(store.engine).named(which):
+    if found := await Keys(store.database).named(which):
         return found.id
     raise DataError(f"there is no key {which}; `starboard keys list` shows all")

@@ -136,7 +136,7 @@ async def _keys() -> AsyncIterator[Keys]:
 
     log_at("error")
     async with AnswerStore.open(settings().database_url) as store:
-        yield Keys(store.engine)
+        yield Keys(store.database)
 
 
 def _document(key: ApiKey) -> dict[str, Any]:

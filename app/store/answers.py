@@ -6,8 +6,9 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from sqlalchemy import (
     case,
     column,
     delete,
-    event,
     func,
     insert,
     literal,
@@ -38,28 +38,28 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from app.domain import CANNOT_RANK, SHOWN, WITHHELD, Answer, Feedback, Summary, WinRate
 from app.errors import AnswerNotFoundError, ConfigurationError, FeedbackError, StoreError
 from app.store import rows, schema
+from app.store.database import BUSY_MS, Database, database_of, patiently
+from app.store.groups import Groups
 from app.store.search import (
     WORDS,
     Filter,
     Phrase,
+    add_words,
     cursor_of,
     document_of,
-    indexed,
     new_number,
     newest,
     number_at,
 )
-from app.store.transactions import patiently, reading, snapshot, writing
 
 log = logging.getLogger("starboard")
 
 MIGRATIONS = Path(__file__).with_name("migrations")
-URLS = "it must look like sqlite+aiosqlite:///answers.db or postgresql+asyncpg://user@host/name"
+URLS = "it must look like sqlite:///answers.db or postgresql://user@host/name"
 ID = re.compile(r"[\w-]{1,40}")
 # Any fixed number: it stands for "migrations of Starboard" among PostgreSQL's advisory locks.
 MIGRATION_LOCK = 7_827_225
@@ -68,71 +68,60 @@ MIGRATION_LOCK = 7_827_225
 NEWEST = 10_000
 # So many answers are read at a time.
 PAGE = 200
-# How long SQLite waits for another writer, and for another process's migration.
-BUSY_MS = 5_000
+# How long SQLite waits for another process's migration.
 MIGRATION_MS = 3_600_000
 # So much is said of one answer, for all of it is read with the answer.
 MOST_FEEDBACK = 64
 # So many numbers are drawn for an answer until one is free.
 DRAWS = 5
+_LISTED = {
+    name: dialect.insert(schema.listing).on_conflict_do_nothing(
+        index_elements=[schema.listing.c.number]
+    )
+    for name, dialect in (("sqlite", sqlite), ("postgresql", postgresql))
+}
 
 
 @dataclass(frozen=True)
 class AnswerStore:
     """Answers with all their candidates and scores. Make one with `AnswerStore.open`."""
 
-    engine: AsyncEngine
+    database: Database
+    _saving: Groups[tuple[Answer, Phrase]]
 
     @classmethod
     @asynccontextmanager
     async def open(cls, url: str) -> AsyncIterator[AnswerStore]:
-        """Connect and migrate forwards. `url` is SQLAlchemy's, with an async driver.
+        """Connect and migrate forwards. `url` is SQLAlchemy's.
 
         Raises `ConfigurationError` if the database cannot be opened.
         """
         try:
-            engine = create_async_engine(make_url(url), pool_pre_ping=not url.startswith("sqlite"))
+            database = database_of(make_url(url))
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise ConfigurationError(f"STARBOARD_DATABASE_URL is not usable; {URLS}") from error
-        if engine.dialect.name == "sqlite":
-            event.listen(engine.sync_engine, "connect", _set_up_sqlite)
-        try:
+        async with AsyncExitStack() as stack:
             try:
-                async with engine.connect() as connection:
-                    if await connection.run_sync(_migrate):
-                        await _index_missing(connection)
-                        await connection.commit()
+                await stack.enter_async_context(database.opened(_set_up))
             except (SQLAlchemyError, CommandError, OSError) as error:
-                shown = engine.url.render_as_string(hide_password=True)
+                shown = database.url.render_as_string(hide_password=True)
                 why = _first_line(error)
                 raise ConfigurationError(f"cannot open the database {shown}: {why}") from error
-            yield cls(engine)
-        finally:
-            await engine.dispose()
+            saving = Groups(partial(_save, database))
+            stack.push_async_callback(saving.close)
+            yield cls(database, saving)
 
     async def save(self, answer: Answer) -> None:
         """Keep an answer. It is on disk, and found by its words, when this returns.
 
         A connection that is lost is waited for, for `PATIENCE_S` seconds: the replies are paid for.
         """
-        words = document_of(answer)
-        await patiently(lambda again: self._insert(answer, words, again=again))
-
-    async def _insert(self, answer: Answer, words: Phrase, *, again: bool) -> None:
-        stored = select(schema.answers.c.id).where(schema.answers.c.id == answer.id)
-        async with writing(self.engine) as connection:
-            if again and (await connection.execute(stored)).first():
-                return  # the connection was lost after the commit
-            await connection.execute(insert(schema.answers), rows.answer_row(answer))
-            await connection.execute(insert(schema.candidates), rows.candidate_rows(answer))
-            number = await _list(connection, answer)
-            await connection.execute(indexed(connection.dialect.name, number, words))
+        await self._saving.add((answer, document_of(answer)))
 
     async def get(self, answer_id: str) -> Answer:
         """The answer of that id; raises `AnswerNotFoundError`."""
         one = select(schema.answers).where(schema.answers.c.id == _checked(answer_id))
-        async with snapshot(self.engine) as connection:
-            found = await _read(connection, one)
+        found = await self._page(one)
         if not found:
             raise AnswerNotFoundError(f"there is no answer {answer_id}")
         return found[0]
@@ -162,8 +151,7 @@ class AnswerStore:
             page = await self._page(first.where(key > (page[-1].created, page[-1].id)))
 
     async def _page(self, wanted: Select[*tuple[Any, ...]]) -> list[Answer]:
-        async with snapshot(self.engine) as connection:
-            return await _read(connection, wanted)
+        return await self.database.snapshot(lambda connection: _read(connection, wanted))
 
     async def newest(
         self, wanted: Filter, *, limit: int, cursor: str | None = None
@@ -173,17 +161,21 @@ class AnswerStore:
         Raises `InvalidRequestError` if the cursor is none of ours, or `q` has no words.
         """
         below = number_at(cursor) if cursor is not None else None
-        page = newest(wanted, self.engine.dialect.name, below=below, limit=limit + 1)
-        async with snapshot(self.engine) as connection:
-            if self.engine.dialect.name != "sqlite":
+        dialect = self.database.dialect
+        page = newest(wanted, dialect, below=below, limit=limit + 1)
+
+        def read(connection: Connection) -> tuple[dict[str, int], dict[str, Summary]]:
+            if dialect != "sqlite":
                 # How often a word stands there decides between two ways to look for it: a plan
                 # made without the word may be the wrong one.
-                await connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
-            numbers = {row.answer_id: row.number for row in await connection.execute(page)}
-            ids = list(numbers)[:limit]
-            these = _summaries(self.engine.dialect.name).where(schema.answers.c.id.in_(ids))
-            read = (await connection.execute(these)).mappings()
-            found = {row["id"]: rows.summary_from(row) for row in read}
+                connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
+            numbers = {row.answer_id: row.number for row in connection.execute(page)}
+            these = _summaries(dialect).where(schema.answers.c.id.in_(list(numbers)[:limit]))
+            found = connection.execute(these).mappings()
+            return numbers, {row["id"]: rows.summary_from(row) for row in found}
+
+        numbers, found = await self.database.snapshot(read)
+        ids = list(numbers)[:limit]
         more = len(numbers) > limit
         return [found[id_] for id_ in ids], cursor_of(numbers[ids[-1]]) if more else None
 
@@ -192,15 +184,17 @@ class AnswerStore:
         `FeedbackError` if `MOST_FEEDBACK` was said of it already."""
         of_it = schema.listing.c.answer_id == answer_id
         marked = update(schema.listing).where(of_it).values(has_feedback=True)
-        async with writing(self.engine) as connection:
-            if not (await connection.execute(marked)).rowcount:
+        its = schema.feedback.c.answer_id == answer_id
+        there = select(func.count()).select_from(schema.feedback).where(its)
+
+        def add(connection: Connection) -> None:
+            if not connection.execute(marked).rowcount:
                 raise AnswerNotFoundError(f"there is no answer {answer_id}")
-            its = schema.feedback.c.answer_id == answer_id
-            there = select(func.count()).select_from(schema.feedback).where(its)
-            if (await connection.execute(there)).scalar_one() >= MOST_FEEDBACK:
+            if connection.execute(there).scalar_one() >= MOST_FEEDBACK:
                 raise FeedbackError(f"it was given {MOST_FEEDBACK} times")
-            row = rows.feedback_row(answer_id, said)
-            await connection.execute(insert(schema.feedback), row)
+            connection.execute(insert(schema.feedback), rows.feedback_row(answer_id, said))
+
+        await self.database.write(add)
 
     async def erase(self, answer_id: str) -> None:
         """Delete an answer with all that belongs to it; raises `AnswerNotFoundError`."""
@@ -213,20 +207,20 @@ class AnswerStore:
         A few at a time, so that answers can be stored meanwhile. A failure on the way leaves some
         of them; the same call again goes on.
         """
-        page = newest(wanted, self.engine.dialect.name, below=None, limit=PAGE)
+        page = newest(wanted, self.database.dialect, below=None, limit=PAGE)
+
+        def read(connection: Connection) -> list[str]:
+            return [row.answer_id for row in connection.execute(page)]
+
         erased = 0
-        while True:
-            async with reading(self.engine) as connection:
-                ids = [row.answer_id for row in await connection.execute(page)]
-            if not ids:
-                return erased
+        while ids := await self.database.read(read):
             erased += await self._erase(ids)
+        return erased
 
     async def _erase(self, ids: Sequence[str]) -> int:
         """The rows of other tables, and those of the full-text index, go with the answers'."""
-        async with writing(self.engine) as connection:
-            gone = delete(schema.answers).where(schema.answers.c.id.in_(ids))
-            return (await connection.execute(gone)).rowcount
+        gone = delete(schema.answers).where(schema.answers.c.id.in_(ids))
+        return await self.database.write(lambda connection: connection.execute(gone).rowcount)
 
     async def win_rates(self, members: Sequence[str]) -> dict[str, WinRate]:
         """How often each of these members' replies had the highest reward; whoever has not
@@ -238,14 +232,13 @@ class AnswerStore:
         that the shares of one answer add up to one. By reward, not by who was selected: ties
         went by standing, which must not feed on itself.
         """
-        async with reading(self.engine) as connection:
-            found = (await connection.execute(_win_rates(members))).all()
+        rates = _win_rates(members)
+        found = await self.database.read(lambda connection: connection.execute(rates).all())
         return {member: WinRate(wins / competed, competed) for member, competed, wins in found}
 
     async def ping(self) -> None:
         """Raises `StoreError` if the database does not answer."""
-        async with reading(self.engine) as connection:
-            await connection.execute(text("SELECT 1"))
+        await self.database.read(lambda connection: connection.execute(text("SELECT 1")).all())
 
 
 def _checked(answer_id: str) -> str:
@@ -255,21 +248,40 @@ def _checked(answer_id: str) -> str:
     return answer_id
 
 
-async def _list(connection: AsyncConnection, answer: Answer) -> int:
+async def _save(database: Database, group: Sequence[tuple[Answer, Phrase]]) -> None:
+    await patiently(lambda again: database.write(partial(_insert, group=group, again=again)))
+
+
+def _insert(connection: Connection, *, group: Sequence[tuple[Answer, Phrase]], again: bool) -> None:
+    if again:  # the connection may have been lost after the commit
+        ids = [answer.id for answer, _ in group]
+        there = select(schema.answers.c.id).where(schema.answers.c.id.in_(ids))
+        stored = set(connection.execute(there).scalars())
+        group = [one for one in group if one[0].id not in stored]
+    answers = [answer for answer, _ in group]
+    _insert_all(connection, schema.answers, [rows.answer_row(answer) for answer in answers])
+    candidates = [row for answer in answers for row in rows.candidate_rows(answer)]
+    _insert_all(connection, schema.candidates, candidates)
+    add_words(connection, [(_list(connection, answer), words) for answer, words in group])
+
+
+def _insert_all(connection: Connection, table: Table, these: Sequence[rows.Row]) -> None:
+    if these:
+        connection.execute(insert(table), these)
+
+
+def _list(connection: Connection, answer: Answer) -> int:
     """Put an answer that is stored into the listing, with its tags; the number it has there."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    if_free = _LISTED[connection.dialect.name]
     for _ in range(DRAWS):
         number = new_number(answer.created)
-        row = dialect.insert(schema.listing).values(rows.listing_row(answer, number))
-        free = row.on_conflict_do_nothing(index_elements=[schema.listing.c.number])
-        if (await connection.execute(free)).rowcount:
-            if tags := rows.tag_rows(answer, number):
-                await connection.execute(insert(schema.tags), tags)
+        if connection.execute(if_free, rows.listing_row(answer, number)).rowcount:
+            _insert_all(connection, schema.tags, rows.tag_rows(answer, number))
             return number
     raise StoreError("no number is free for the answer's time")
 
 
-async def _index_missing(connection: AsyncConnection) -> None:
+def _index_missing(connection: Connection) -> None:
     """List what is not listed, and index what has no words in the index: the answers from before
     there was either, or from before words were cut out as they are now.
 
@@ -279,44 +291,38 @@ async def _index_missing(connection: AsyncConnection) -> None:
     unlisted = select(answers).outerjoin(listing, listing.c.answer_id == answers.c.id)
     unlisted = unlisted.where(listing.c.number.is_(None)).order_by(answers.c.id).limit(PAGE)
     last = ""
-    while found := await _read(connection, unlisted.where(answers.c.id > last)):
+    while found := _read(connection, unlisted.where(answers.c.id > last)):
         last = found[-1].id
         for answer in found:
-            await _list(connection, answer)
-    dialect = connection.dialect.name
-    indexed_as = WORDS.c.rowid if dialect == "sqlite" else WORDS.c.number
+            _list(connection, answer)
+    indexed_as = WORDS.c.rowid if connection.dialect.name == "sqlite" else WORDS.c.number
     unindexed = select(listing.c.number, listing.c.answer_id)
     unindexed = unindexed.outerjoin(WORDS, indexed_as == listing.c.number)
     unindexed = unindexed.where(indexed_as.is_(None)).order_by(listing.c.number).limit(PAGE)
     below = -1
-    while page := (await connection.execute(unindexed.where(listing.c.number > below))).all():
+    while page := connection.execute(unindexed.where(listing.c.number > below)).all():
         below = page[-1].number
         numbers = {row.answer_id: row.number for row in page}
-        for answer in await _read(
-            connection, select(answers).where(answers.c.id.in_(list(numbers)))
-        ):
-            words = document_of(answer)
-            await connection.execute(indexed(dialect, numbers[answer.id], words))
+        found = _read(connection, select(answers).where(answers.c.id.in_(list(numbers))))
+        add_words(connection, [(numbers[one.id], document_of(one)) for one in found])
 
 
-async def _read(connection: AsyncConnection, wanted: Select[*tuple[Any, ...]]) -> list[Answer]:
+def _read(connection: Connection, wanted: Select[*tuple[Any, ...]]) -> list[Answer]:
     """Whole answers from a selection of their rows, in its order."""
-    found = (await connection.execute(wanted)).mappings().all()
+    found = connection.execute(wanted).mappings().all()
     ids = [row["id"] for row in found]
-    candidates = await _its(connection, schema.candidates, ids, "position")
-    feedback = await _its(connection, schema.feedback, ids, "created", "id")
+    candidates = _its(connection, schema.candidates, ids, "position")
+    feedback = _its(connection, schema.feedback, ids, "created", "id")
     return [rows.answer_from(row, candidates[row["id"]], feedback[row["id"]]) for row in found]
 
 
-async def _its(
-    connection: AsyncConnection, table: Table, ids: Sequence[str], *order: str
+def _its(
+    connection: Connection, table: Table, ids: Sequence[str], *order: str
 ) -> Mapping[str, list[rows.Row]]:
     """A table's rows by the answer they belong to."""
     of_these = select(table).where(table.c.answer_id.in_(ids))
     its: dict[str, list[rows.Row]] = defaultdict(list)
-    for row in (
-        await connection.execute(of_these.order_by(*(table.c[name] for name in order)))
-    ).mappings():
+    for row in connection.execute(of_these.order_by(*(table.c[name] for name in order))).mappings():
         its[row["answer_id"]].append(row)
     return its
 
@@ -414,6 +420,12 @@ def _first_line(error: Exception) -> str:
     return said[0] if said else type(error).__name__
 
 
+def _set_up(connection: Connection) -> None:
+    if _migrate(connection):
+        _index_missing(connection)
+        connection.commit()
+
+
 def _migrate(connection: Connection) -> bool:
     """Bring the schema up to date, under a lock that lasts until the transaction ends: of several
     processes starting at once, one after the other. False if it was up to date."""
@@ -433,16 +445,3 @@ def _migrate(connection: Connection) -> bool:
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     return True
-
-
-def _set_up_sqlite(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    for pragma in (
-        "journal_mode = WAL",
-        # A returned answer outlives a power cut, not only a crash of ours.
-        "synchronous = FULL",
-        f"busy_timeout = {BUSY_MS}",
-        "foreign_keys = ON",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, ScalarSelect, delete, select, update
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.errors import IdempotencyError
+from app.store.database import Database, aware, utc_now
 from app.store.schema import answers, idempotency
-from app.store.transactions import aware, reading, utc_now, writing
 
 KEEP = timedelta(hours=24)
 
@@ -33,7 +32,7 @@ class Claim:
 class Idempotency:
     """Records that hold for 24 h. Every method raises `StoreError`."""
 
-    engine: AsyncEngine
+    database: Database
     now: Callable[[], datetime] = utc_now
 
     async def claim(self, scope: str, key: str, digest: str, lease_s: float, run_id: str) -> Claim:
@@ -55,12 +54,13 @@ class Idempotency:
             "created": now,
         }
         its = _its(scope, key)
-        async with writing(self.engine) as connection:
-            dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-            fresh = dialect.insert(idempotency).values(row).on_conflict_do_nothing()
-            if (await connection.execute(fresh)).rowcount:
+        dialect = sqlite if self.database.dialect == "sqlite" else postgresql
+        fresh = dialect.insert(idempotency).values(row).on_conflict_do_nothing()
+
+        def claim(connection: Connection) -> Claim:
+            if connection.execute(fresh).rowcount:
                 return ours
-            found = await connection.execute(select(idempotency).where(its).with_for_update())
+            found = connection.execute(select(idempotency).where(its).with_for_update())
             there = found.mappings().one_or_none()
             if there is None:  # it has just ended without an answer
                 return Claim(scope, key)
@@ -70,19 +70,22 @@ class Idempotency:
                 if there["answer_id"] or aware(there["expires"]) > now:
                     return Claim(scope, key, answer_id=there["answer_id"])
                 # Whoever had it was killed.
-                if answer_id := await _chosen(connection, there["run_id"]):
+                if answer_id := _chosen(connection, there["run_id"]):
                     done = update(idempotency).where(its).values(answer_id=answer_id)
-                    await connection.execute(done)
+                    connection.execute(done)
                     return Claim(scope, key, answer_id=answer_id)
-            await connection.execute(update(idempotency).where(its).values(row))
-        return ours
+            connection.execute(update(idempotency).where(its).values(row))
+            return ours
+
+        return await self.database.write(claim)
 
     async def look(self, claim: Claim) -> Claim | None:
         """How a request under way stands now; None if it ended without an answer, or its process
         did."""
-        async with reading(self.engine) as connection:
-            its = select(idempotency).where(_its(claim.scope, claim.key))
-            row = (await connection.execute(its)).mappings().one_or_none()
+        its = select(idempotency).where(_its(claim.scope, claim.key))
+        row = await self.database.read(
+            lambda connection: connection.execute(its).mappings().one_or_none()
+        )
         if row is None or (row["answer_id"] is None and aware(row["expires"]) <= self.now()):
             return None
         return Claim(claim.scope, claim.key, answer_id=row["answer_id"])
@@ -91,31 +94,31 @@ class Idempotency:
         """Keep the answer of a claim of ours. Without one, because its run failed or its client
         left: keep what was stored and chosen all the same, else let the key be used again."""
         its = _its(claim.scope, claim.key) & (idempotency.c.owner == claim.owner)
-        async with writing(self.engine) as connection:
-            if answer_id is None:
+
+        def finish(connection: Connection) -> None:
+            done = answer_id
+            if done is None:
                 run_id = select(idempotency.c.run_id).where(its).scalar_subquery()
-                answer_id = await _chosen(connection, run_id)
-            if answer_id is None:
-                await connection.execute(delete(idempotency).where(its))
+                done = _chosen(connection, run_id)
+            if done is None:
+                connection.execute(delete(idempotency).where(its))
             else:
-                done = update(idempotency).where(its).values(answer_id=answer_id)
-                await connection.execute(done)
+                connection.execute(update(idempotency).where(its).values(answer_id=done))
+
+        await self.database.write(finish)
 
     async def forget(self) -> None:
         """Drop the records that are older than they are kept."""
-        async with writing(self.engine) as connection:
-            old = idempotency.c.created <= self.now() - KEEP
-            await connection.execute(delete(idempotency).where(old))
+        old = delete(idempotency).where(idempotency.c.created <= self.now() - KEEP)
+        await self.database.write(lambda connection: connection.execute(old).rowcount)
 
 
-async def _chosen(
-    connection: AsyncConnection, run_id: ScalarSelect[str | None] | str | None
-) -> str | None:
+def _chosen(connection: Connection, run_id: ScalarSelect[str | None] | str | None) -> str | None:
     """The id of a run's answer, if it is stored and something was chosen in it."""
     stored = select(answers.c.id).where(
         answers.c.id == run_id, answers.c.selection["winner"].as_string().is_not(None)
     )
-    return (await connection.execute(stored)).scalar_one_or_none()
+    return connection.execute(stored).scalar_one_or_none()
 
 
 def _its(scope: str, key: str) -> ColumnElement[bool]:

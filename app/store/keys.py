@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, delete, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, select, update
 
 from app.domain import NANO, Period, Scope
 from app.errors import BudgetError, LimitError, UnauthorizedError
+from app.store.database import Database, aware, utc_now
 from app.store.schema import keys, leases
-from app.store.transactions import aware, reading, utc_now, writing
 
 PREFIX = "sk-sb-"
 ID_PREFIX = "key_"
 SHOWN = len(PREFIX) + 6
 SECRET_BYTES = 32
+ONE = select(keys.c.id).limit(1)
 NOT_GOOD = "this API key is not known, was revoked, or has expired"
 
 
@@ -70,7 +70,7 @@ class Lease:
 class Keys:
     """API keys and what is counted against them. Every method raises `StoreError`."""
 
-    engine: AsyncEngine
+    database: Database
     now: Callable[[], datetime] = utc_now
 
     async def create(
@@ -109,45 +109,42 @@ class Keys:
             "requests": 0,
             "minute": 0,
         }
-        async with writing(self.engine) as connection:
-            await connection.execute(insert(keys), row)
+        made = insert(keys).values(row)
+        await self.database.write(lambda connection: connection.execute(made).rowcount)
         return self._key(row), secret
 
     async def all(self) -> list[ApiKey]:
         """Every key ever made, oldest first."""
-        async with reading(self.engine) as connection:
-            found = await connection.execute(select(keys).order_by(keys.c.created, keys.c.id))
-            return [self._key(row) for row in found.mappings()]
+        every = select(keys).order_by(keys.c.created, keys.c.id)
+        return [self._key(row) for row in await self._rows(every)]
 
     async def any(self) -> bool:
         """Whether a key was ever made: to revoke the last one must not open the door."""
-        async with reading(self.engine) as connection:
-            return (await connection.execute(select(keys.c.id).limit(1))).first() is not None
+        return bool(await self.database.read(lambda connection: connection.execute(ONE).all()))
 
     async def named(self, which: str) -> ApiKey | None:
         """The key of that id or prefix, good or not; None if there is no such key."""
-        async with reading(self.engine) as connection:
-            row = (await connection.execute(_named(which))).mappings().first()
-        return self._key(row) if row else None
+        found = await self._rows(_named(which))
+        return self._key(found[0]) if found else None
 
     async def revoke(self, which: str) -> ApiKey | None:
         """Revoke the key of that id or prefix for good; None if there is no such key."""
-        async with writing(self.engine) as connection:
-            found = await connection.execute(_named(which).with_for_update())
-            row = found.mappings().first()
+
+        def revoke(connection: Connection) -> ApiKey | None:
+            row = connection.execute(_named(which).with_for_update()).mappings().first()
             if row is None:
                 return None
             revoked = row["revoked"] or self.now()
             its = keys.c.id == row["id"]
-            await connection.execute(update(keys).where(its).values(revoked=revoked))
+            connection.execute(update(keys).where(its).values(revoked=revoked))
             return self._key({**row, "revoked": revoked})
+
+        return await self.database.write(revoke)
 
     async def of(self, secret: str) -> ApiKey:
         """The key of that secret; raises `UnauthorizedError` unless it is good."""
-        async with reading(self.engine) as connection:
-            found = await connection.execute(select(keys).where(keys.c.hash == _hash(secret)))
-            row = found.mappings().one_or_none()
-        key = self._key(row) if row else None
+        found = await self._rows(select(keys).where(keys.c.hash == _hash(secret)))
+        key = self._key(found[0]) if found else None
         if key is None or not key.good_at(self.now()):
             raise UnauthorizedError(NOT_GOOD)
         return key
@@ -160,8 +157,9 @@ class Keys:
         """
         now = self.now()
         lease = Lease(f"lease_{secrets.token_hex(8)}", key_id, reserve)
-        async with writing(self.engine) as connection:
-            row = await _locked(connection, key_id)
+
+        def admit(connection: Connection) -> None:
+            row = _locked(connection, key_id)
             key = self._key(row)
             if not key.good_at(now):
                 raise UnauthorizedError(NOT_GOOD)
@@ -170,7 +168,7 @@ class Keys:
             if key.per_minute is not None and requests >= key.per_minute:
                 detail = f"{key.per_minute} requests a minute are allowed"
                 raise LimitError(detail, retry_after_s=60 * (minute + 1) - now.timestamp())
-            running, held = await _held(connection, key_id, now)
+            running, held = _held(connection, key_id, now)
             if key.concurrency is not None and running >= key.concurrency:
                 detail = f"{key.concurrency} requests at a time are allowed"
                 raise LimitError(detail, retry_after_s=1)
@@ -181,33 +179,41 @@ class Keys:
                 "spent": key.spent,
                 "month": max(row["month"], _month(now)),
             }
-            await connection.execute(update(keys).where(keys.c.id == key_id).values(counted))
+            connection.execute(update(keys).where(keys.c.id == key_id).values(counted))
             held_by_it = {
                 "id": lease.id,
                 "key_id": key_id,
                 "reserved": reserve,
                 "expires": now + timedelta(seconds=lease_s),
             }
-            await connection.execute(insert(leases), held_by_it)
+            connection.execute(insert(leases), held_by_it)
+
+        await self.database.write(admit)
         return lease
 
     async def settle(self, lease: Lease, spent: int) -> None:
         """End a lease and book what its run spent, also if it has expired. Of several calls for
         one lease the first books: whoever does not know whether it was heard calls again."""
-        async with writing(self.engine) as connection:
-            row = await _locked(connection, lease.key_id)
-            ended = await connection.execute(delete(leases).where(leases.c.id == lease.id))
-            if not ended.rowcount:
+
+        def settle(connection: Connection) -> None:
+            row = _locked(connection, lease.key_id)
+            if not connection.execute(delete(leases).where(leases.c.id == lease.id)).rowcount:
                 return
             month = max(row["month"], _month(self.now()))
             booked = {"spent": self._key(row).spent + spent, "month": month}
-            await connection.execute(update(keys).where(keys.c.id == lease.key_id).values(booked))
+            connection.execute(update(keys).where(keys.c.id == lease.key_id).values(booked))
+
+        await self.database.write(settle)
 
     async def forget(self) -> None:
         """Drop leases that expired a day ago: those of processes that were killed."""
-        async with writing(self.engine) as connection:
-            old = leases.c.expires <= self.now() - timedelta(days=1)
-            await connection.execute(delete(leases).where(old))
+        old = delete(leases).where(leases.c.expires <= self.now() - timedelta(days=1))
+        await self.database.write(lambda connection: connection.execute(old).rowcount)
+
+    async def _rows(self, wanted: Select[*tuple[Any, ...]]) -> Sequence[RowMapping]:
+        return await self.database.read(
+            lambda connection: connection.execute(wanted).mappings().all()
+        )
 
     def _key(self, row: RowMapping | dict[str, Any]) -> ApiKey:
         of_before = row["period"] == "month" and row["month"] < _month(self.now())
@@ -231,20 +237,20 @@ def _named(which: str) -> Select[*tuple[Any, ...]]:
     return select(keys).where((keys.c.id == which) | (keys.c.prefix == which))
 
 
-async def _locked(connection: AsyncConnection, key_id: str) -> RowMapping:
+def _locked(connection: Connection, key_id: str) -> RowMapping:
     its = select(keys).where(keys.c.id == key_id).with_for_update()
-    row = (await connection.execute(its)).mappings().one_or_none()
+    row = connection.execute(its).mappings().one_or_none()
     if row is None:
         raise UnauthorizedError(NOT_GOOD)
     return row
 
 
-async def _held(connection: AsyncConnection, key_id: str, now: datetime) -> tuple[int, int]:
+def _held(connection: Connection, key_id: str, now: datetime) -> tuple[int, int]:
     """How many leases the key has that have not expired, and what they reserve together."""
     reserved = func.coalesce(func.sum(leases.c.reserved), 0)
     good = (leases.c.key_id == key_id) & (leases.c.expires > now)
     its = select(func.count(), reserved).where(good)
-    running, held = (await connection.execute(its)).one()
+    running, held = connection.execute(its).one()
     return running, int(held)
 
 

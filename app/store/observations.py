@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, Select, select, tuple_
+from sqlalchemy import Connection, Row, Select, select, tuple_
 
 from app.domain import ATTRIBUTES, Attributes, Scale, Weights
 from app.store import schema
 from app.store.answers import PAGE, AnswerStore
-from app.store.transactions import aware, snapshot
+from app.store.database import aware
 
 PUBLISHED = Weights()
 
@@ -78,10 +78,11 @@ async def _page(
     store: AnswerStore, wanted: Select[str, datetime, str, str, str, str]
 ) -> list[tuple[str, SeenAnswer]]:
     candidates, feedback = schema.candidates.c, schema.feedback.c
-    async with snapshot(store.engine) as connection:
-        found = (await connection.execute(wanted)).all()
+
+    def read(connection: Connection) -> list[tuple[str, SeenAnswer]]:
+        found = connection.execute(wanted).all()
         ids = [row.id for row in found]
-        rows = await connection.execute(
+        rows = connection.execute(
             select(
                 candidates.answer_id,
                 candidates.member,
@@ -96,27 +97,27 @@ async def _page(
         for answer_id, member, latency_s, cost_usd, failure, reward, *five in rows:
             published = reward if None in five else PUBLISHED.reward(Attributes(*five))
             its[answer_id].append(SeenCandidate(member, latency_s, cost_usd, published, failure))
-        said = await connection.execute(
+        said = connection.execute(
             select(feedback.answer_id, feedback.thumb, feedback.better, feedback.corrected)
             .where(feedback.answer_id.in_(ids))
             .order_by(feedback.created, feedback.id)
         )
         agreed = {row.answer_id: verdict for row in said if (verdict := _agrees(row)) is not None}
-    return [
-        (
-            row.id,
-            SeenAnswer(
-                aware(row.created),
-                row.quality == "degraded",
-                row.scorer,
-                row.model,
-                row.scale,
-                its[row.id],
-                agreed.get(row.id),
-            ),
-        )
-        for row in found
-    ]
+        return [_seen(row, its[row.id], agreed.get(row.id)) for row in found]
+
+    return await store.database.snapshot(read)
+
+
+def _seen(
+    row: Row[str, datetime, str, str, str, str],
+    candidates: Sequence[SeenCandidate],
+    agreed: bool | None,
+) -> tuple[str, SeenAnswer]:
+    degraded = row.quality == "degraded"
+    seen = SeenAnswer(
+        aware(row.created), degraded, row.scorer, row.model, row.scale, candidates, agreed
+    )
+    return row.id, seen
 
 
 def _agrees(said: Row[str, str | None, str | None, str | None]) -> bool | None:

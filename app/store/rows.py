@@ -29,7 +29,7 @@ from app.domain import (
     Weights,
     WinRate,
 )
-from app.store.transactions import aware
+from app.store.database import aware
 
 Row = Mapping[Any, Any]
 

@@ -26,9 +26,10 @@ import regex
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Insert,
+    Connection,
     Select,
     String,
+    bindparam,
     cast,
     column,
     insert,
@@ -71,6 +72,9 @@ _PHRASE = regex.compile(r'"([^"]*)"|(\S+)')
 # `rowid`, and on PostgreSQL one with a `number`.
 WORDS = table(
     "words", column("rowid", BigInteger), column("number", BigInteger), column("document")
+)
+_PLACED = insert(WORDS).values(
+    number=bindparam("at"), document=cast(bindparam("placed", type_=String), TSVECTOR)
 )
 # No word that is cut out of a text holds it, for it is no letter.
 _PILCROW = "\u00b6"
@@ -158,13 +162,23 @@ def _marks(
         yield _PILCROW + hashlib.sha256("\0".join(mark).encode()).hexdigest()[:16]
 
 
-def indexed(dialect: str, number: int, words: Phrase) -> Insert:
-    """The statement that puts these words of an answer into the index."""
-    if dialect == "sqlite":
-        return insert(WORDS).values(rowid=number, document=" ".join(words))
-    # Written out, and not by `to_tsvector`, whose parser has its own idea of what a word is.
-    placed = " ".join(f"'{word}':{place}" for place, word in enumerate(words, 1))
-    return insert(WORDS).values(number=number, document=cast(literal(placed, String), TSVECTOR))
+def add_words(connection: Connection, numbered: Sequence[tuple[int, Phrase]]) -> None:
+    """Put the words of answers, by their numbers, into the index."""
+    if not numbered:
+        return
+    if connection.dialect.name == "sqlite":
+        rows = [{"rowid": number, "document": " ".join(words)} for number, words in numbered]
+        connection.execute(insert(WORDS), rows)
+        return
+    connection.execute(
+        _PLACED, [{"at": number, "placed": _placed(words)} for number, words in numbered]
+    )
+
+
+def _placed(words: Phrase) -> str:
+    """Words as a tsvector: written out, and not by `to_tsvector`, whose parser has its own idea of
+    what a word is."""
+    return " ".join(f"'{word}':{place}" for place, word in enumerate(words, 1))
 
 
 def _hold(dialect: str, phrases: Sequence[Phrase]) -> ColumnElement[bool]:

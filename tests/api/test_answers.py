@@ -174,7 +174,7 @@ async def test_what_is_not_there_is_a_problem(client: httpx2.AsyncClient) -> Non
 
 async def test_a_store_that_is_gone_is_a_503(scripted: Settings) -> None:
     def drop() -> None:
-        file = scripted.database_url.removeprefix("sqlite+aiosqlite:///")
+        file = scripted.database_url.removeprefix("sqlite:///")
         with sqlite3.connect(file) as database:
             database.execute("DROP TABLE candidates")
         database.close()

@@ -40,7 +40,7 @@ both = pytest.mark.parametrize("path", ASKED)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx2.AsyncClient]:
-    url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('db')}/answers.db"
+    url = f"sqlite:///{tmp_path_factory.mktemp('db')}/answers.db"
     async with serve(create_app(scripted_board(url))) as client:
         yield client
 
@@ -194,7 +194,7 @@ async def test_a_board_that_sits_on_itself_ends(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     configure(
         f"""
-        database_url = "sqlite+aiosqlite:///{tmp_path}/answers.db"
+        database_url = "sqlite:///{tmp_path}/answers.db"
         board = ["me"]
         self_check = false
         scorer = "embedded"
@@ -412,7 +412,7 @@ async def test_with_keys_or_without_care_any_name_will_do(scripted: Settings) ->
         assert (await client.post(OURS, json=ASKED[OURS], headers=named)).status_code == 200
     async with serve(create_app(scripted)) as client:
         async with AnswerStore.open(scripted.database_url) as store:
-            _, secret = await Keys(store.engine).create("k", ["answer"])
+            _, secret = await Keys(store.database).create("k", ["answer"])
         keyed = {**named, "authorization": f"Bearer {secret}"}
         assert (await client.post(OURS, json=ASKED[OURS], headers=keyed)).status_code == 200
         for wrong in (secret[:-1], secret[:12], secret + "a", secret.upper(), "\u00e9"):
@@ -575,7 +575,7 @@ async def test_what_clients_make_up_is_no_label(client: httpx2.AsyncClient) -> N
 
 
 BOARD = """
-database_url = "sqlite+aiosqlite:///answers.db"
+database_url = "sqlite:///answers.db"
 board = ["a"]
 self_check = false
 log_level = "debug"

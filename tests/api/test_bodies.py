@@ -34,7 +34,7 @@ both = pytest.mark.parametrize("path", ASKED)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx2.AsyncClient]:
-    url = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('db')}/answers.db"
+    url = f"sqlite:///{tmp_path_factory.mktemp('db')}/answers.db"
     async with serve(create_app(scripted_board(url))) as client:
         yield client
 

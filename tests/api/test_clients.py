@@ -115,7 +115,7 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         )
         app.add_middleware(Recorder, exchanges=exchanges)
         async with serve(app) as served, AnswerStore.open(database_url) as store:
-            _, key = await Keys(store.engine).create("clients", ("answer", "read"))
+            _, key = await Keys(store.database).create("clients", ("answer", "read"))
             yield Service(f"{served.base_url}/v1", key, host, exchanges)
 
 

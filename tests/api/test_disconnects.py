@@ -237,14 +237,14 @@ def ended(fake: FakeServer) -> bool:
 @asynccontextmanager
 async def keys_of(board: Settings) -> AsyncIterator[Keys]:
     async with AnswerStore.open(board.database_url) as store:
-        yield Keys(store.engine)
+        yield Keys(store.database)
 
 
 async def until_free(keys: Keys) -> None:
     """Wait until nothing is reserved any more; a lease that is left behind lasts for 70 s."""
-    async with asyncio.timeout(30), keys.engine.connect() as connection:
-        while (await connection.execute(select(schema.leases))).first():
-            await connection.rollback()
+    held = select(schema.leases)
+    async with asyncio.timeout(30):
+        while await keys.database.read(lambda connection: connection.execute(held).first()):
             await asyncio.sleep(0.02)
 
 

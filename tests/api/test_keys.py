@@ -43,7 +43,7 @@ MOST = (len("Which?") + 16) * 1000 + 100 * 10_000
 @pytest.fixture
 async def keys(scripted: Settings) -> AsyncIterator[Keys]:
     async with AnswerStore.open(scripted.database_url) as store:
-        yield Keys(store.engine)
+        yield Keys(store.database)
 
 
 @pytest.fixture
@@ -546,7 +546,7 @@ async def serve_paid(
         serve(create_app(paid(host, url, **more))) as client,
         AnswerStore.open(url) as store,
     ):
-        yield client, Keys(store.engine)
+        yield client, Keys(store.database)
 
 
 async def until_true(true: Any) -> None:

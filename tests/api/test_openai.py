@@ -303,7 +303,7 @@ async def test_what_will_not_be_otherwise_is_not_asked_again(
         )
         wrong = await served.post("/v1/chat/completions", json={})
         async with AnswerStore.open(database_url) as store:
-            _, secret = await Keys(store.engine).create("k", ["answer"], budget=1)
+            _, secret = await Keys(store.database).create("k", ["answer"], budget=1)
         async with client_of(served, secret) as poor:
             with pytest.raises(openai.APIStatusError) as caught:
                 await poor.chat.completions.create(**ASKED)

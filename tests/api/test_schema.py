@@ -32,7 +32,7 @@ async def test_the_service_does_what_its_openapi_document_says(
     report_path = tmp_path / "report.json"
     assert scripted.board == schema_hooks.BOARD
     async with AnswerStore.open(scripted.database_url) as store:
-        _, secret = await Keys(store.engine).create("everything", get_args(Scope))
+        _, secret = await Keys(store.database).create("everything", get_args(Scope))
     (tmp_path / "runs").mkdir()
     by_hand(tmp_path / "runs" / schema_hooks.RUN)
     app = create_app(scripted.model_copy(update={"runs_dir": tmp_path / "runs"}))

@@ -361,7 +361,7 @@ async def test_an_output_goes_on_with_its_own_input_and_board_only(database_url:
     with pytest.raises(ConfigurationError, match=r"board\.members\.member scripted, now other"):
         await batch(other)
     with pytest.raises(ConfigurationError, match=r"delete out\.jsonl and out\.jsonl\.run"):
-        await batch(board("sqlite+aiosqlite:///other.db"))
+        await batch(board("sqlite:///other.db"))
     assert OUT.read_bytes() == kept[1]
     assert await batch(here, concurrency=9) == "done"
     each_once(written(), 10)
@@ -415,7 +415,7 @@ async def test_a_relative_database_is_found_from_another_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write(6)
-    here = board("sqlite+aiosqlite:///answers.db")
+    here = board("sqlite:///answers.db")
     assert await batch(here, Watch(lambda watch: watch.stop()), concurrency=1) == "interrupted"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -148,7 +148,7 @@ def boards(tmp_path: Path) -> Boards:
             mistral, nvidia = await enter(MistralFake()), await enter(NvidiaFake())
             claude.reply, gemma.reply, mistral.reply = LONG, SHORT, POOR
             nvidia.scores = lambda reply: SCORES.get(reply, five(2, 2, 2, 2, 2))
-            database = f"sqlite+aiosqlite:///{tmp_path}/page.db"
+            database = f"sqlite:///{tmp_path}/page.db"
             more = {"scorer": {"kind": "nvidia"}} | values
             ours = three_vendors(claude, gemma, mistral, nvidia, database, **more)
             client = await stack.enter_async_context(serve(create_app(ours)))

@@ -303,7 +303,7 @@ async def test_what_is_written_outlives_a_key_and_another_view(
         prompt = page.get_by_label("Prompt")
         await page.locator(".seat").first.wait_for()
         await prompt.fill("Why?")
-        _, secret = await Keys(store.engine).create("page", ["read", "answer"])
+        _, secret = await Keys(store.database).create("page", ["read", "answer"])
         await page.get_by_role("button", name="Ask the board").click()
         await page.get_by_role("button", name="Enter a key").click()
         await page.get_by_label("Key", exact=True).fill(secret)
@@ -431,7 +431,7 @@ async def test_a_board_that_asks_for_keys(
     boards: Boards, visiting: Visiting, tmp_path: Any
 ) -> None:
     async with boards() as board, AnswerStore.open(database(tmp_path)) as store:
-        _, secret = await Keys(store.engine).create("page", ["read", "answer"])
+        _, secret = await Keys(store.database).create("page", ["read", "answer"])
         async with visiting(board.origin) as visit:
             page = visit.page
             await expect(page.get_by_role("alert")).to_contain_text("An API key is needed")
@@ -454,7 +454,7 @@ async def test_a_board_that_asks_for_keys(
 
 
 def database(folder: Any) -> str:
-    return f"sqlite+aiosqlite:///{folder}/page.db"
+    return f"sqlite:///{folder}/page.db"
 
 
 async def test_a_conversation_is_asked_again(board: Board, visiting: Visiting) -> None:

@@ -221,7 +221,7 @@ async def test_a_service_does_not_start_without_the_weights(tmp_path: Path) -> N
     with pytest.raises(ConfigurationError, match="is no adapter"):
         async with open_services(
             settings(
-                database_url=f"sqlite+aiosqlite:///{tmp_path}/a.db",
+                database_url=f"sqlite:///{tmp_path}/a.db",
                 board=("mine",),
                 members={
                     "mine": {
@@ -240,7 +240,7 @@ async def test_a_service_does_not_start_without_the_weights(tmp_path: Path) -> N
 def beside_a_canned_member(base: Path, adapter: Path) -> None:
     Path("starboard.toml").write_text(
         'board = ["mine", "canned"]\nself_check = false\n'
-        'database_url = "sqlite+aiosqlite:///answers.db"\n'
+        'database_url = "sqlite:///answers.db"\n'
         f'[scorer]\nkind = "scripted"\nrewards = {{ "{REPLY}" = 3.0, "No idea." = 1.0 }}\n'
         '[members.canned]\nprovider = "scripted"\nreply = "No idea."\n'
         + member_row("mine", str(base), adapter)

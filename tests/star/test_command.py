@@ -168,7 +168,7 @@ def test_what_can_be_mended_is_said(problems: str, options: list[str], told: str
 
 
 BOARD = """\
-database_url = "sqlite+aiosqlite:///answers.db"
+database_url = "sqlite:///answers.db"
 
 [members.claude]
 trainable = true
@@ -180,10 +180,9 @@ rewards = {"Because." = 1.5}
 
 
 async def keep(*answers: Answer) -> None:
-    async with AnswerStore.open("sqlite+aiosqlite:///answers.db") as store:
+    async with AnswerStore.open("sqlite:///answers.db") as store:
         for one in answers:
             await store.save(one)
-        await asyncio.sleep(0.1)  # aiosqlite's threads end a moment after their connections
 
 
 def rationales() -> list[dict[str, Any]]:

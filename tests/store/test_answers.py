@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, event, func, select, text
+from sqlalchemy import Connection, Engine, event, func, select, text
 
 from app.domain import CANNOT_RANK, WITHHELD, Answer, Plan, ScorerInfo, WinRate
 from app.errors import AnswerNotFoundError, ConfigurationError, StoreError
@@ -42,8 +42,8 @@ async def test_answers_are_found_by_many_ids(
 async def test_an_answer_from_before_there_were_ladders_comes_back(store: AnswerStore) -> None:
     await store.save(answer())
     scorer = {"name": "n", "model": "m", "scale": "helpsteer", "resolution": 0.1, "note": None}
-    async with store.engine.begin() as connection:
-        await connection.execute(schema.answers.update().values(scorer=scorer))
+    older = schema.answers.update().values(scorer=scorer)
+    await store.database.write(lambda connection: connection.execute(older).rowcount)
     assert (await store.get(answer().id)).scorer == ScorerInfo("n", "m", "helpsteer", 0.1)
 
 
@@ -51,8 +51,8 @@ async def test_a_plan_from_before_there_were_standings_comes_back(store: AnswerS
     await store.save(answer())
     new = {"standing", "win_rates", "no_standing"}
     plan = {name: value for name, value in asdict(Plan(("a",))).items() if name not in new}
-    async with store.engine.begin() as connection:
-        await connection.execute(schema.answers.update().values(plan=plan))
+    older = schema.answers.update().values(plan=plan)
+    await store.database.write(lambda connection: connection.execute(older).rowcount)
     assert (await store.get(answer().id)).plan == Plan(("a",))
 
 
@@ -139,9 +139,9 @@ async def test_the_constants_of_win_rates_are_no_parameters(store: AnswerStore) 
     def remember(*call: Any) -> None:
         sent.append(repr(call[3]))
 
-    event.listen(store.engine.sync_engine, "before_cursor_execute", remember)
+    event.listen(Engine, "before_cursor_execute", remember)
     await store.win_rates(("a", "b"))
-    event.remove(store.engine.sync_engine, "before_cursor_execute", remember)
+    event.remove(Engine, "before_cursor_execute", remember)
     (parameters,) = sent
     assert "'a'" in parameters
     for constant in (*CANNOT_RANK, *WITHHELD, str(answers_module.NEWEST)):
@@ -200,8 +200,7 @@ async def test_the_migrations_make_the_schema(store: AnswerStore) -> None:
         context = MigrationContext.configure(connection, opts=opts)
         return list(compare_metadata(context, schema.metadata))
 
-    async with store.engine.connect() as connection:
-        assert await connection.run_sync(differences) == []
+    assert await store.database.read(differences) == []
 
 
 async def test_ping(store: AnswerStore) -> None:
@@ -216,18 +215,53 @@ async def test_answers_outlive_the_process(database_url: str) -> None:
 
 
 async def test_sqlite_writes_ahead_and_syncs(database_url: str) -> None:
-    async with AnswerStore.open(database_url) as store, store.engine.connect() as connection:
-        assert (await connection.execute(text("PRAGMA journal_mode"))).scalar() == "wal"
-        assert (await connection.execute(text("PRAGMA synchronous"))).scalar() == 2  # FULL
+    def pragmas(connection: Connection) -> list[object]:
+        names = "journal_mode", "synchronous"
+        return [connection.execute(text(f"PRAGMA {name}")).scalar() for name in names]
+
+    async with AnswerStore.open(database_url) as store:
+        assert await store.database.read(pragmas) == ["wal", 2]  # FULL
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite+aiosqlite:////nowhere/answers.db", "nonsense", "sqlite+nodriver:///x.db"]
+    "url", ["sqlite:////nowhere/answers.db", "nonsense", "sqlite+nodriver:///x.db", "sqlite://"]
 )
 async def test_a_database_that_cannot_be_opened_is_named(url: str) -> None:
     with pytest.raises(ConfigurationError):
         async with AnswerStore.open(url):
             pass
+
+
+async def test_a_url_with_the_driver_of_earlier_versions_is_taken(database_url: str) -> None:
+    async with AnswerStore.open(database_url) as store:
+        await store.save(answer())
+    earlier = database_url.replace("sqlite:", "sqlite+aiosqlite:")
+    async with AnswerStore.open(earlier) as store:
+        assert await store.get(answer().id) == answer()
+
+
+async def test_answers_that_wait_are_stored_together(
+    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    insert = answers_module._insert
+
+    def counted(*args: Any, group: Any, again: bool) -> None:
+        sizes.append(len(group))
+        insert(*args, group=group, again=again)
+
+    monkeypatch.setattr(answers_module, "_insert", counted)
+    await asyncio.gather(*(store.save(answer(f"ans_{n}")) for n in range(5)))
+    assert sum(sizes) == 5
+    assert len(sizes) < 5
+
+
+async def test_an_answer_that_is_refused_takes_no_other_with_it(store: AnswerStore) -> None:
+    await store.save(answer("ans_2"))
+    saves = (store.save(answer(f"ans_{n}")) for n in range(5))
+    told = await asyncio.gather(*saves, return_exceptions=True)
+    assert [type(one) for one in told] == [type(None)] * 2 + [StoreError] + [type(None)] * 2
+    assert len([one async for one in store.answers()]) == 5
 
 
 async def test_the_password_is_not_shown() -> None:
@@ -240,11 +274,10 @@ async def test_the_password_is_not_shown() -> None:
 
 
 async def test_a_lost_database_is_an_error_of_the_store(tmp_path: Path) -> None:
-    async with AnswerStore.open(f"sqlite+aiosqlite:///{tmp_path}/a.db") as store:
-        async with store.engine.begin() as connection:
-            await connection.execute(text("DROP TABLE candidates"))
+    async with AnswerStore.open(f"sqlite:///{tmp_path}/a.db") as store:
+        drop = text("DROP TABLE candidates")
+        await store.database.write(lambda connection: connection.execute(drop).rowcount)
         with pytest.raises(StoreError):
             await store.save(answer())
-        async with store.engine.connect() as connection:  # nothing of it was kept
-            kept = await connection.execute(select(func.count()).select_from(schema.answers))
-            assert kept.scalar() == 0
+        kept = select(func.count()).select_from(schema.answers)
+        assert await store.database.read(lambda c: c.execute(kept).scalar()) == 0

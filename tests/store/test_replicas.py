@@ -79,9 +79,8 @@ class Replicas:
         its = (leases.c.key_id == key.id) & (leases.c.expires > func.now())
         held = select(func.coalesce(func.sum(leases.c.reserved), 0)).where(its).scalar_subquery()
         both = select(keys_table.c.spent, held).where(keys_table.c.id == key.id)
-        async with self.keys.engine.connect() as connection:
-            spent, reserved = (await connection.execute(both)).one()
-        return spent, int(reserved)
+        row = await self.keys.database.read(lambda connection: connection.execute(both).one())
+        return row.spent, int(row[1])
 
 
 @pytest.fixture
@@ -95,7 +94,7 @@ async def replicas(fresh_postgres_url: str, tmp_path: Path) -> AsyncIterator[Rep
             started = [serving(stack, fresh_postgres_url, tmp_path, n) for n in range(2)]
             urls = [await listening(log) for _, log in started]
             async with opened(urls) as clients:
-                keys = Keys(store.engine)
+                keys = Keys(store.database)
                 yield Replicas([process for process, _ in started], clients, keys, host)
 
 
@@ -280,7 +279,7 @@ async def test_a_circuit_is_that_of_both_processes_also_if_the_one_that_probes_i
     replicas: Replicas,
 ) -> None:
     killed, (first, second), host = replicas.processes[0], replicas.clients, replicas.host
-    circuits = Circuits(replicas.keys.engine)
+    circuits = Circuits(replicas.keys.database)
     _, headers = await replicas.key()
 
     async def ask(client: httpx2.AsyncClient) -> httpx2.Response:

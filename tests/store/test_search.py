@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 import re
+import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,12 +72,14 @@ async def save(store: AnswerStore, *answers: Answer) -> None:
 
 
 async def count(store: AnswerStore) -> dict[str, int]:
-    async with store.engine.connect() as connection:
-        rows = {
-            name: await connection.execute(text(f"SELECT count(*) FROM {name}"))  # noqa: S608
+    def counted(connection: Connection) -> dict[str, int]:
+        return {
+            name: connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()  # noqa: S608
             for name in EVERYTHING
         }
-    return {name: counted for name, row in rows.items() if (counted := row.scalar_one())}
+
+    rows = await store.database.snapshot(counted)
+    return {name: number for name, number in rows.items() if number}
 
 
 async def test_answers_are_listed_newest_first_and_in_pages(store: AnswerStore) -> None:
@@ -350,14 +353,17 @@ async def test_of_two_tags_the_rarer_is_walked_in_either_order(
 
     tags = {"user": "u1", "app": "x"}
     wanted = Filter(tags=[(key, tags[key]) for key in order])
+    page = newest(wanted, "sqlite", below=None, limit=20)
+
+    def walk(connection: Connection) -> int:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.set_progress_handler(step, 1)
+        return len(connection.execute(page).all())
+
     async with AnswerStore.open(database_url) as store:
         await save(store, *(asked(n, tags={"app": "x"}) for n in range(200)), asked(200, tags=tags))
-        async with store.engine.connect() as connection:
-            driver = (await connection.get_raw_connection()).driver_connection
-            assert driver is not None
-            await driver.set_progress_handler(step, 1)
-            page = newest(wanted, "sqlite", below=None, limit=20)
-            assert len((await connection.execute(page)).all()) == 1
+        assert await store.database.read(walk) == 1
     assert 0 < steps < 1000  # of SQLite's machine, which takes ten to walk over an answer
 
 
@@ -450,7 +456,7 @@ def alembic(connection: Connection) -> Config:
 async def test_answers_from_before_their_keys_were_kept_have_none(store: AnswerStore) -> None:
     old = replace(answer("comp_1"), key_id=None, cost_bound_usd=None)
     await save(store, old)
-    idempotency = Idempotency(store.engine)
+    idempotency = Idempotency(store.database)
     await idempotency.finish(await idempotency.claim("key_1", "kept", "d", 60, "ans_9"), "comp_1")
 
     def migrate(connection: Connection) -> None:
@@ -462,8 +468,7 @@ async def test_answers_from_before_their_keys_were_kept_have_none(store: AnswerS
         )
         command.upgrade(alembic(connection), "head")
 
-    async with store.engine.begin() as connection:
-        await connection.run_sync(migrate)
+    await store.database.write(migrate)
     assert await store.get("comp_1") == old
     await store.save(asked(2, key_id="key_1"))
     assert await found(store, key_id="key_1") == [2]
@@ -482,10 +487,9 @@ async def test_what_the_page_on_storage_says_takes_erased_words_out_of_the_file(
         await save(store, asked(1, "Unmistakable?"), asked(2))
         await store.erase("comp_1")
         assert b"unmistakable" in _bytes_of(file)
-        async with store.engine.connect() as connection:
-            outside = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        with closing(sqlite3.connect(file, isolation_level=None)) as connection:
             for statement in statements.split(";")[:-1]:
-                await outside.exec_driver_sql(statement)
+                connection.execute(statement)
         assert b"nmistakable" not in _bytes_of(file)
         assert await found(store, q="why") == [2]
 
@@ -496,7 +500,7 @@ def _bytes_of(file: Path) -> bytes:
 
 @asynccontextmanager
 async def opened_again(store: AnswerStore) -> AsyncIterator[AnswerStore]:
-    url = store.engine.url.render_as_string(hide_password=False)
+    url = store.database.url.render_as_string(hide_password=False)
     async with AnswerStore.open(url) as again:
         yield again
 
@@ -511,8 +515,7 @@ async def test_answers_from_before_there_was_a_listing_are_found(
         replace(answer(), id="comp_3", key_id=None, cost_bound_usd=None),
     ]
     await save(store, *saved)
-    async with store.engine.begin() as connection:
-        await connection.run_sync(set_back, "0004")
+    await store.database.write(lambda connection: set_back(connection, "0004"))
     async with opened_again(store) as again:
         assert await found(again, since=START + timedelta(minutes=1)) == [2, 1]
         assert await found(again, q="sky light", tags=[("user", "u1")], member="a") == [1]
@@ -539,8 +542,7 @@ async def test_an_index_whose_words_were_cut_out_otherwise_is_built_anew(
             old = f"INSERT INTO words ({place}, document) VALUES ({number}, $${cut}$$)"  # noqa: S608
             connection.exec_driver_sql(old.replace("$$", "'") if place == "rowid" else old)
 
-    async with store.engine.begin() as connection:
-        await connection.run_sync(as_it_was)
+    await store.database.write(as_it_was)
     async with opened_again(store) as again:
         assert await found(again, q="काल", tags=[("user", "u3")]) == [3]
         assert await found(again, q="ल") == []
