@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-import httpx2
-
 from app.circuits import open_circuits
 from app.ensemble import AnswerSink, Ensemble, Watch
 from app.errors import ConfigurationError
 from app.gates import Gate
 from app.metering import FREE, Booked, Price, ScorerPrice, Tariff
 from app.providers import Provider
-from app.providers.http import open_http
+from app.providers.http import Http, open_http
 from app.scorers import Scorer
 from app.scorers.calibration import CalibratedScorer, load
 from app.scorers.ladder import Ladder
@@ -155,7 +153,7 @@ class Engines:
 
 
 async def build_provider(
-    name: str, spec: ProviderSpec, settings: Settings, http: httpx2.AsyncClient, engines: Engines
+    name: str, spec: ProviderSpec, settings: Settings, http: Http, engines: Engines
 ) -> Provider:
     """The adapter a spec describes.
 
@@ -234,7 +232,7 @@ async def build_provider(
 async def build_scorer(
     spec: ScorerSpec,
     settings: Settings,
-    http: httpx2.AsyncClient,
+    http: Http,
     engines: Engines,
     members: Mapping[str, Provider],
 ) -> Scorer:
@@ -310,7 +308,7 @@ async def build_scorer(
 async def _judge(
     name: str | None,
     settings: Settings,
-    http: httpx2.AsyncClient,
+    http: Http,
     engines: Engines,
     members: Mapping[str, Provider],
 ) -> Provider:

@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import stamina
 
-from app.providers.http import open_http
+from app.providers.http import Http, open_http
 from app.settings import Settings
 from tests import cases, matrix
 
@@ -46,7 +45,7 @@ def at_once() -> Iterator[None]:
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[httpx2.AsyncClient]:
+async def http() -> AsyncIterator[Http]:
     client = open_http()
     yield client
     await client.aclose()

@@ -22,9 +22,8 @@ from app.logs import log_at
 from app.runs import write_text
 
 if TYPE_CHECKING:
-    import httpx2
-
     from app.providers import Provider
+    from app.providers.http import Http
     from app.scorers import Scorer
     from app.settings import ScorerSpec, Seat, Settings
     from app.star.loop import Method, Teacher
@@ -153,7 +152,7 @@ class Board:
 
         return HostSampler(await self.provider(name))
 
-    def _tools(self, settings: Settings) -> tuple[httpx2.AsyncClient, Engines]:
+    def _tools(self, settings: Settings) -> tuple[Http, Engines]:
         from app.providers.http import open_http
         from app.wiring import Engines
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import anthropic
-import httpx2
 from anthropic.types import Message, MessageParam, TextBlock
 
 from app import domain
 from app.domain import Completion, FinishReason, Prompt, Usage
 from app.errors import UpstreamError
-from app.providers.http import completion, response_error, upstream
+from app.providers.http import Http, completion, retry_after, status_error, upstream
 
 # Models that still take `temperature`; newer ones answer 400 to it. A model that is missing here
 # only loses its temperature, and the answer reports that.
@@ -64,7 +63,7 @@ class AnthropicProvider:
             try:
                 await self.client.models.retrieve(self.model)
             except anthropic.APIStatusError as error:
-                raise response_error(self.name, error.response) from error
+                raise _status_error(self.name, error) from error
 
     async def _send(self, prompt: Prompt, temperature: float | None = None) -> Message:
         turns: list[MessageParam] = [_wire_turn(turn) for turn in prompt.turns]
@@ -79,7 +78,7 @@ class AnthropicProvider:
                     extra_headers={} if temperature is None else SAMPLING_VERSION,
                 )
             except anthropic.APIStatusError as error:
-                raise response_error(self.name, error.response) from error
+                raise _status_error(self.name, error) from error
         # The package hands back whatever came with a 200, checked or not.
         if not isinstance(message, Message) or not isinstance(message.content, list):
             raise UpstreamError("bad_reply", f"{self.name}: the reply is not a message")
@@ -97,13 +96,17 @@ class AnthropicProvider:
 
 
 def open_anthropic(
-    name: str, model: str, *, api_key: str, base_url: str | None, http: httpx2.AsyncClient
+    name: str, model: str, *, api_key: str, base_url: str | None, http: Http
 ) -> AnthropicProvider:
     """A provider on the shared client, with the package's own retries and timeout off."""
     client = anthropic.AsyncAnthropic(
-        api_key=api_key, base_url=base_url, http_client=http, max_retries=0, timeout=None
+        api_key=api_key, base_url=base_url, http_client=http.packages, max_retries=0, timeout=None
     )
     return AnthropicProvider(name, model, client)
+
+
+def _status_error(name: str, error: anthropic.APIStatusError) -> UpstreamError:
+    return status_error(name, error.status_code, retry_after(error.response.headers))
 
 
 def _wire_turn(turn: domain.Message) -> MessageParam:

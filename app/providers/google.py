@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol
 
-import httpx2
 from google import genai
 from google.genai import errors, types
 
 from app.domain import NOTHING, Completion, FinishReason, Prompt, Usage
 from app.errors import UpstreamError
-from app.providers.http import completion, retry_after, status_error, upstream
+from app.providers.http import Http, completion, retry_after, status_error, upstream
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "STOP": "stop",
@@ -82,14 +81,16 @@ class GoogleProvider:
 
 
 def open_google(
-    name: str, model: str, *, api_key: str, base_url: str | None, http: httpx2.AsyncClient
+    name: str, model: str, *, api_key: str, base_url: str | None, http: Http
 ) -> GoogleProvider:
     """A provider on the shared client.
 
     Handing over our client also switches off the package's own retry of broken connections,
     which sleeps up to ten seconds; Gemma lives in `v1beta` whatever the package's default is.
     """
-    options = types.HttpOptions(base_url=base_url, api_version="v1beta", httpx_async_client=http)
+    options = types.HttpOptions(
+        base_url=base_url, api_version="v1beta", httpx_async_client=http.packages
+    )
     # Without `vertexai` the package would follow GOOGLE_GENAI_USE_VERTEXAI to another API.
     client = genai.Client(api_key=api_key, vertexai=False, http_options=options)
     return GoogleProvider(name, model, client)

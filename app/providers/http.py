@@ -6,16 +6,19 @@ import email.utils
 import json
 import socket
 import time
+import urllib.parse
+import urllib.request
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC
+from functools import cached_property
 from http import HTTPStatus
 
 import aiohttp
 import httpx2
-from httpx_aiohttp.httpx2 import AiohttpTransport
 
 from app.domain import NOTHING, Completion, FailureKind, FinishReason, Usage
 from app.errors import UpstreamError
@@ -29,8 +32,6 @@ MAX_CONNECTIONS = 1000
 # How many boards the request at hand came through. Members that may be boards themselves are told.
 HOP_HEADER = "x-starboard-hop"
 HOP: ContextVar[int] = ContextVar("hop", default=0)
-
-ErrorOf = Callable[[str, httpx2.Response], UpstreamError]
 
 _KINDS: Mapping[int, FailureKind] = {
     HTTPStatus.UNAUTHORIZED: "auth",
@@ -48,8 +49,7 @@ _TURNED_AWAY = frozenset(range(400, 500)) - {HTTPStatus.REQUEST_TIMEOUT} | {
     HTTPStatus.SERVICE_UNAVAILABLE,
     529,
 }
-# Without a connection nothing was sent. The transport's own `ConnectTimeout` says less: it stands
-# for a server that hangs up before it replies, too.
+# Without a connection nothing was sent.
 _NEVER_CONNECTED = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
@@ -58,30 +58,79 @@ _NEVER_CONNECTED = (
 )
 
 
-def open_http() -> httpx2.AsyncClient:
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back, unpacked. `headers` are looked up without regard to case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+ErrorOf = Callable[[str, Reply], UpstreamError]
+
+
+@dataclass(frozen=True)
+class Http:
+    """The one pool of connections. `proxies` are those that the environment names, by scheme."""
+
+    session: aiohttp.ClientSession
+    proxies: Mapping[str, str]
+
+    @cached_property
+    def packages(self) -> httpx2.AsyncClient:
+        """The same pool for vendors' packages."""
+        return httpx2.AsyncClient(
+            transport=_Transport(self), timeout=None, headers={"accept-encoding": "gzip"}
+        )
+
+    async def exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
+        """Send a request; the response, released, and its body, unpacked and of bounded length."""
+        async with self.session.request(
+            method,
+            url,
+            headers=headers,
+            data=body,
+            allow_redirects=False,
+            proxy=self._proxy(url) if self.proxies else None,
+        ) as response:
+            encoding = response.headers.get("Content-Encoding", "identity")
+            if encoding not in _ENCODINGS:
+                raise UpstreamError("bad_reply", "the reply is in an encoding nobody asked for")
+            return response, await _read(response.content, packed=encoding != "identity")
+
+    async def aclose(self) -> None:
+        await self.session.close()
+
+    def _proxy(self, url: str) -> str | None:
+        target = urllib.parse.urlsplit(url)
+        bypassed = urllib.request.proxy_bypass(target.hostname or "")
+        return None if bypassed else self.proxies.get(target.scheme)
+
+
+def open_http() -> Http:
     """The one client for our own calls and the vendors' packages; close it with `aclose()`.
 
     It has no read timeout: each attempt is limited as a whole by the ensemble, because a body
-    that drips in never trips a read timeout. Bodies over `MAX_BODY_BYTES` are refused.
+    that drips in never trips a read timeout. Bodies over `MAX_BODY_BYTES` are refused, redirects
+    are not followed, no cookies are kept. Call it in the event loop that is to use it.
     """
-    return httpx2.AsyncClient(
-        transport=_BoundedTransport(AiohttpTransport(client=_session)),
-        timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
-        headers={"accept-encoding": "gzip"},
-        follow_redirects=False,
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=httpx2.create_ssl_context()),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+        headers={"Accept-Encoding": "gzip"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
     )
-
-
-def _session() -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, ssl=httpx2.create_ssl_context())
-    # `trust_env`: proxies named in the environment are used. No cookies are kept.
-    return aiohttp.ClientSession(
-        connector=connector, trust_env=True, cookie_jar=aiohttp.DummyCookieJar()
-    )
+    # The session's own `trust_env` looks into the environment and for ~/.netrc before each request,
+    # in a thread each, and fails where .netrc has an entry for a host that we send a key to.
+    return Http(session, urllib.request.getproxies())
 
 
 async def post_json(
-    http: httpx2.AsyncClient,
+    http: Http,
     name: str,
     url: str,
     body: Mapping[str, object],
@@ -94,31 +143,46 @@ async def post_json(
     `error_of` is for APIs whose error bodies say more than their status.
     """
     with upstream(name):
-        response = await http.post(url, json=body, headers=dict(headers))
-        return _decoded(name, response, error_of or response_error)
+        reply = await post(http, url, body, headers=headers)
+        return _decoded(name, reply, error_of or response_error)
 
 
-async def get_json(
-    http: httpx2.AsyncClient, name: str, url: str, *, headers: Mapping[str, str]
-) -> object:
+async def get_json(http: Http, name: str, url: str, *, headers: Mapping[str, str]) -> object:
     """GET a URL that costs nothing upstream, such as a list of models; for `ping`."""
     with upstream(name):
-        return _decoded(name, await http.get(url, headers=dict(headers)), response_error)
+        response, body = await http.exchange("GET", url, headers)
+        return _decoded(name, Reply(response.status, response.headers, body), response_error)
 
 
-def _decoded(name: str, response: httpx2.Response, error_of: ErrorOf) -> object:
-    if response.status_code != HTTPStatus.OK:
-        raise error_of(name, response)
-    return json.loads(response.content)
+async def post(
+    http: Http, url: str, body: Mapping[str, object], *, headers: Mapping[str, str]
+) -> Reply:
+    """POST a JSON body, for who reads the reply by itself; raises what the HTTP library does."""
+    sent = {**headers, "Content-Type": "application/json"}
+    response, said = await http.exchange("POST", url, sent, _encoded(body))
+    return Reply(response.status, response.headers, said)
+
+
+def _encoded(body: Mapping[str, object]) -> bytes:
+    return _ENCODER.encode(body).encode()
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _decoded(name: str, reply: Reply, error_of: ErrorOf) -> object:
+    if reply.status != HTTPStatus.OK:
+        raise error_of(name, reply)
+    return json.loads(reply.body)
 
 
 def bearer_headers(api_key: str | None) -> Mapping[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
-def response_error(name: str, response: httpx2.Response) -> UpstreamError:
-    """The error a response's status stands for. The body is not quoted: it is not ours."""
-    return status_error(name, response.status_code, retry_after(response.headers))
+def response_error(name: str, reply: Reply) -> UpstreamError:
+    """The error a reply's status stands for. The body is not quoted: it is not ours."""
+    return status_error(name, reply.status, retry_after(reply.headers))
 
 
 def status_error(name: str, status: int, retry_after_s: float | None = None) -> UpstreamError:
@@ -177,13 +241,11 @@ def upstream(name: str) -> Iterator[None]:
         for cause in causes:
             if isinstance(cause, UpstreamError):
                 raise cause from error
-            if isinstance(cause, httpx2.DecodingError):
-                break
-            if isinstance(cause, httpx2.TransportError | aiohttp.ClientError | OSError):
+            if isinstance(cause, aiohttp.ClientError | OSError):
                 unsent = any(isinstance(cause, _NEVER_CONNECTED) for cause in causes)
                 message, usage = f"{name}: connection failed", NOTHING if unsent else None
                 raise UpstreamError("unavailable", message, usage=usage) from error
-        if isinstance(error, ValueError | httpx2.DecodingError):
+        if isinstance(error, ValueError):
             raise UpstreamError("bad_reply", f"{name}: the reply is not valid") from error
         raise
 
@@ -245,59 +307,42 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-class _BoundedTransport(httpx2.AsyncBaseTransport):
-    """Unpacks bodies and refuses them over `MAX_BODY_BYTES`, also where a vendor's package reads
-    them. It unpacks by itself because a small packed body can hold a huge one."""
+class _Transport(httpx2.AsyncBaseTransport):
+    """What vendors' packages send, over our pool. Bodies are read to their end: no package is asked
+    for a stream."""
 
-    def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
-        self._inner = inner
+    def __init__(self, http: Http) -> None:
+        self._http = http
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await self._inner.handle_async_request(request)
-        encoding = response.headers.get("content-encoding", "identity")
-        stream = response.stream
-        if encoding not in _ENCODINGS or not isinstance(stream, httpx2.AsyncByteStream):
-            await response.aclose()
-            raise UpstreamError("bad_reply", "the reply is in an encoding nobody asked for")
-        unpacked = ("content-encoding", "content-length")
-        return httpx2.Response(
-            response.status_code,
-            headers=[(k, v) for k, v in response.headers.multi_items() if k not in unpacked],
-            stream=_BoundedStream(stream, packed=encoding != "identity"),
-            request=request,
-            extensions=response.extensions,
+        response, body = await self._http.exchange(
+            request.method, str(request.url), dict(request.headers), request.content or None
         )
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+        unpacked = (b"content-encoding", b"content-length")
+        headers = [(k, v) for k, v in response.raw_headers if k.lower() not in unpacked]
+        return httpx2.Response(response.status, headers=headers, content=body, request=request)
 
 
 _ENCODINGS = ("identity", "gzip", "x-gzip", "deflate")
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
-class _BoundedStream(httpx2.AsyncByteStream):
-    def __init__(self, inner: httpx2.AsyncByteStream, *, packed: bool) -> None:
-        self._inner = inner
-        self._unpacker = zlib.decompressobj(_GZIP_OR_ZLIB) if packed else None
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        left = MAX_BODY_BYTES
-        async for chunk in self._inner:
-            plain = self._unpack(chunk, left + 1)
-            left -= len(plain)
-            if left < 0:
-                limit = f"{MAX_BODY_BYTES // 2**20} MiB"
-                raise UpstreamError("bad_reply", f"the upstream's reply is over {limit}")
-            yield plain
-
-    def _unpack(self, chunk: bytes, most: int) -> bytes:
-        if self._unpacker is None:
-            return chunk
-        try:
-            return self._unpacker.decompress(chunk, most)
-        except zlib.error as error:
-            raise UpstreamError("bad_reply", "the upstream's reply does not unpack") from error
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
+async def _read(stream: aiohttp.StreamReader, *, packed: bool) -> bytes:
+    """A body to its end, or an error over `MAX_BODY_BYTES`. It is unpacked here because a small
+    packed body can hold a huge one."""
+    unpacker = zlib.decompressobj(_GZIP_OR_ZLIB) if packed else None
+    chunks: list[bytes] = []
+    left = MAX_BODY_BYTES
+    async for chunk in stream.iter_any():
+        plain = chunk
+        if unpacker is not None:
+            try:
+                plain = unpacker.decompress(chunk, left + 1)
+            except zlib.error as error:
+                raise UpstreamError("bad_reply", "the upstream's reply does not unpack") from error
+        left -= max(len(plain), len(chunk))
+        if left < 0:
+            limit = f"{MAX_BODY_BYTES // 2**20} MiB"
+            raise UpstreamError("bad_reply", f"the upstream's reply is over {limit}")
+        chunks.append(plain)
+    return b"".join(chunks)

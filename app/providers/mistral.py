@@ -10,11 +10,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-import httpx2
-
 from app.domain import NOTHING, Completion, Prompt
 from app.errors import UpstreamError
-from app.providers.http import bearer_headers, get_json, post_json, response_error, retry_after
+from app.providers.http import (
+    Http,
+    Reply,
+    bearer_headers,
+    get_json,
+    post_json,
+    response_error,
+    retry_after,
+)
 from app.providers.openai_compatible import chat_body, chat_completion
 
 BASE_URL = "https://api.mistral.ai/v1"
@@ -31,7 +37,7 @@ class MistralProvider:
     model: str
     base_url: str
     api_key: str
-    http: httpx2.AsyncClient
+    http: Http
 
     async def complete(self, prompt: Prompt) -> Completion:
         too_warm = prompt.temperature is not None and prompt.temperature > MAX_TEMPERATURE
@@ -53,15 +59,15 @@ class MistralProvider:
         await get_json(self.http, self.name, f"{self.base_url}/models", headers=headers)
 
 
-def _error(name: str, response: httpx2.Response) -> UpstreamError:
+def _error(name: str, reply: Reply) -> UpstreamError:
     """429 with code 3505 is an overloaded model; every other 429 is the key's own limit."""
     try:
-        body = json.loads(response.content)
+        body = json.loads(reply.body)
     except ValueError:
         body = None
     match body:
         case {"code": code} if str(code) == NO_CAPACITY:
-            wait = retry_after(response.headers)
-            message = f"{name}: {response.status_code}, the model has no capacity left"
+            wait = retry_after(reply.headers)
+            message = f"{name}: {reply.status}, the model has no capacity left"
             return UpstreamError("overloaded", message, retry_after_s=wait, usage=NOTHING)
-    return response_error(name, response)
+    return response_error(name, reply)

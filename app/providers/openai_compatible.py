@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import httpx2
-
 from app.domain import Completion, FinishReason, Prompt
 from app.errors import UpstreamError
 from app.providers import TokenLogprobs
 from app.providers.http import (
     HOP,
     HOP_HEADER,
+    Http,
     bearer_headers,
     completion,
     get_json,
@@ -38,7 +37,7 @@ class OpenAICompatibleProvider:
     model: str
     base_url: str
     api_key: str | None
-    http: httpx2.AsyncClient
+    http: Http
 
     async def complete(self, prompt: Prompt) -> Completion:
         reply = await self._post(chat_body(self.model, prompt))

@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import httpx2
-
 from app.domain import (
     ATTRIBUTES,
     NOTHING,
@@ -26,7 +24,7 @@ from app.domain import (
     ScorerInfo,
 )
 from app.errors import UpstreamError
-from app.providers.http import bearer_headers, get_json, post_json, told_usage
+from app.providers.http import Http, bearer_headers, get_json, post_json, told_usage
 
 BASE_URL = "https://integrate.api.nvidia.com/v1"
 NAME = "nvidia"
@@ -77,7 +75,7 @@ class NvidiaScorer:
     api_key: str | None
     resolution: float
     rate_limit: RateLimit
-    http: httpx2.AsyncClient
+    http: Http
 
     @property
     def info(self) -> ScorerInfo:

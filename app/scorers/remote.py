@@ -24,12 +24,18 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
 
-import httpx2
-
 from app.domain import ATTRIBUTES, Completion, Prompt, Score, ScorerInfo, Usage
 from app.errors import ConfigurationError, UpstreamError, boundary
 from app.model_folders import TOKENIZER_FILES, fetch, require
-from app.providers.http import bearer_headers, counted, get_json, post_json, response_error
+from app.providers.http import (
+    Http,
+    Reply,
+    bearer_headers,
+    counted,
+    get_json,
+    post_json,
+    response_error,
+)
 from app.scorers.heads import ARMORM, SCALAR, Head, attribute_head
 from app.scorers.reading import Reader, Reading, messages, open_reader, plain
 
@@ -60,7 +66,7 @@ class RemoteScorer:
     resolution: float
     api_key: str | None
     reader: Reader | None
-    http: httpx2.AsyncClient
+    http: Http
 
     @property
     def info(self) -> ScorerInfo:
@@ -193,12 +199,12 @@ class RemoteScorer:
             )
         return numbers
 
-    def _error(self, name: str, response: httpx2.Response) -> UpstreamError:
-        error = response_error(name, response)
-        if response.status_code == HTTPStatus.NOT_FOUND:
+    def _error(self, name: str, reply: Reply) -> UpstreamError:
+        error = response_error(name, reply)
+        if reply.status == HTTPStatus.NOT_FOUND:
             message = f"{error.message}: no such model or route; {REMEDIES[self.server]}"
             return UpstreamError(error.kind, message, usage=error.usage)
-        if self.server == "tei" and response.status_code == HTTPStatus.FAILED_DEPENDENCY:
+        if self.server == "tei" and reply.status == HTTPStatus.FAILED_DEPENDENCY:
             return UpstreamError("unavailable", error.message)  # TEI's word for a failed backend
         return error
 
@@ -231,7 +237,7 @@ async def open_remote_scorer(
     api_key: str | None,
     tokenizer: str | None,
     max_tokens: int | None,
-    http: httpx2.AsyncClient,
+    http: Http,
 ) -> RemoteScorer:
     """A scorer for a server. With `tokenizer`, and always for SGLang, the text is rendered here.
 

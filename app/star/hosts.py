@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 from app.domain import Failure, Prompt
 from app.errors import RETRYABLE, ConfigurationError
 from app.model_folders import weights_sha256
 from app.providers import Provider
-from app.providers.http import bearer_headers, get_json, upstream
+from app.providers.http import bearer_headers, get_json, post, upstream
 from app.providers.openai_compatible import OpenAICompatibleProvider
 from app.retries import Retries, limited
 from app.star.sampling import Outcome, Shards
@@ -121,14 +122,15 @@ async def load_adapter(host: OpenAICompatibleProvider, adapter: Path) -> str:
         case {"data": list(models)} if any(one == {**one, "id": name} for one in models):
             return name
     with upstream(host.name):
-        response = await host.http.post(
+        reply = await post(
+            host.http,
             f"{host.base_url}/load_lora_adapter",
-            json={"lora_name": name, "lora_path": str(Path.cwd() / adapter)},
-            headers=dict(headers),
+            {"lora_name": name, "lora_path": str(Path.cwd() / adapter)},
+            headers=headers,
         )
-    if not response.is_success:
+    if reply.status >= HTTPStatus.MULTIPLE_CHOICES:
         raise ConfigurationError(
-            f"{host.name} did not load {adapter} ({response.status_code}): it must see that path,"
+            f"{host.name} did not load {adapter} ({reply.status}): it must see that path,"
             " and vLLM must be started with --enable-lora, --max-lora-rank and"
             " VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
-import httpx2
 import pytest
 
 from app.domain import NOTHING, Message, Prompt, Usage
@@ -14,7 +14,7 @@ from app.providers import Provider
 from app.providers.anthropic import open_anthropic
 from app.providers.google import open_google
 from app.providers.google_generativeai import open_google_generativeai
-from app.providers.http import MAX_BODY_BYTES, completion, post_json
+from app.providers.http import MAX_BODY_BYTES, Http, completion, open_http, post_json
 from app.providers.mistral import MistralProvider
 from app.providers.openai_compatible import OpenAICompatibleProvider
 from tests.fakes.anthropic import AnthropicFake
@@ -48,15 +48,13 @@ async def google() -> AsyncIterator[GoogleFake]:
         yield fake
 
 
-def open_claude(fake: AnthropicFake, http: httpx2.AsyncClient, model: str) -> Provider:
+def open_claude(fake: AnthropicFake, http: Http, model: str) -> Provider:
     return open_anthropic(
         "claude", model, api_key=str(fake.api_key), base_url=fake.base_url, http=http
     )
 
 
-async def test_claude_is_sent_turns_and_system(
-    claude: AnthropicFake, http: httpx2.AsyncClient
-) -> None:
+async def test_claude_is_sent_turns_and_system(claude: AnthropicFake, http: Http) -> None:
     done = await open_claude(claude, http, "claude-sonnet-4-6").complete(TALK)
     sent = claude.requests[-1].sent
     assert sent["system"] == "Be brief."
@@ -67,7 +65,7 @@ async def test_claude_is_sent_turns_and_system(
 
 
 async def test_claude_without_system_or_temperature_sends_neither(
-    claude: AnthropicFake, http: httpx2.AsyncClient
+    claude: AnthropicFake, http: Http
 ) -> None:
     done = await open_claude(claude, http, "claude-sonnet-5-5").complete(prompt())
     assert {"system", "temperature"}.isdisjoint(claude.requests[-1].sent)
@@ -75,7 +73,7 @@ async def test_claude_without_system_or_temperature_sends_neither(
 
 
 async def test_a_newer_claude_is_not_sent_a_temperature_and_that_is_reported(
-    claude: AnthropicFake, http: httpx2.AsyncClient
+    claude: AnthropicFake, http: Http
 ) -> None:
     done = await open_claude(claude, http, "claude-sonnet-5-5").complete(TALK)
     assert done.dropped_parameters == ("temperature",)
@@ -83,7 +81,7 @@ async def test_a_newer_claude_is_not_sent_a_temperature_and_that_is_reported(
 
 
 async def test_a_claude_that_refuses_its_temperature_is_asked_again_without(
-    claude: AnthropicFake, http: httpx2.AsyncClient
+    claude: AnthropicFake, http: Http
 ) -> None:
     claude.fail("temperature_deprecated_400")
     done = await open_claude(claude, http, "claude-sonnet-4-6").complete(TALK)
@@ -92,7 +90,7 @@ async def test_a_claude_that_refuses_its_temperature_is_asked_again_without(
 
 
 async def test_no_package_retries_by_itself(
-    claude: AnthropicFake, google: GoogleFake, http: httpx2.AsyncClient
+    claude: AnthropicFake, google: GoogleFake, http: Http
 ) -> None:
     for fake in (claude, google):
         fake.fail("unavailable_503")
@@ -115,7 +113,7 @@ async def test_no_package_retries_by_itself(
     ],
 )
 async def test_gemma_3_gets_the_system_text_in_its_first_turn(
-    google: GoogleFake, http: httpx2.AsyncClient, model: str, system: str | None, first: str
+    google: GoogleFake, http: Http, model: str, system: str | None, first: str
 ) -> None:
     url = google.base_url
     provider = open_google("g", model, api_key=str(google.api_key), base_url=url, http=http)
@@ -151,9 +149,7 @@ async def test_the_package_that_google_left_cannot_do_gemma_4() -> None:
 
 
 @pytest.mark.parametrize("api_key", ["k-0123456789", None])
-async def test_a_host_of_ones_own_needs_no_key(
-    http: httpx2.AsyncClient, api_key: str | None
-) -> None:
+async def test_a_host_of_ones_own_needs_no_key(http: Http, api_key: str | None) -> None:
     async with OpenAICompatibleFake(api_key=api_key) as fake:
         url, model = f"{fake.base_url}/v1", fake.models[0]
         provider = OpenAICompatibleProvider("host", model, url, api_key, http)
@@ -163,7 +159,7 @@ async def test_a_host_of_ones_own_needs_no_key(
 
 
 @pytest.mark.parametrize("fake_class", [AnthropicFake, GoogleFake, MistralFake])
-async def test_pings_are_typed(fake_class: type[FakeServer], http: httpx2.AsyncClient) -> None:
+async def test_pings_are_typed(fake_class: type[FakeServer], http: Http) -> None:
     async with fake_class() as fake:
         key, url, model = str(fake.api_key), fake.base_url, fake.models[0]
         provider: Provider
@@ -182,7 +178,7 @@ async def test_pings_are_typed(fake_class: type[FakeServer], http: httpx2.AsyncC
 
 
 async def test_a_cancelled_call_closes_its_connection(
-    claude: AnthropicFake, google: GoogleFake, http: httpx2.AsyncClient
+    claude: AnthropicFake, google: GoogleFake, http: Http
 ) -> None:
     for fake in (claude, google):
         fake.fail("hang")
@@ -198,7 +194,7 @@ async def test_a_cancelled_call_closes_its_connection(
     assert (claude.cancelled, google.cancelled) == (1, 1)
 
 
-def providers(fakes: Mapping[str, FakeServer], http: httpx2.AsyncClient) -> list[Provider]:
+def providers(fakes: Mapping[str, FakeServer], http: Http) -> list[Provider]:
     claude, google, mistral, host = fakes.values()
     key, gemma = str(claude.api_key), "gemma-3-27b-it"
     legacy = open_google_generativeai(
@@ -244,7 +240,7 @@ async def fakes() -> AsyncIterator[Mapping[str, FakeServer]]:
     ],
 )
 async def test_only_what_was_turned_away_is_said_to_cost_nothing(
-    fault: str, usage: Usage | None, fakes: Mapping[str, FakeServer], http: httpx2.AsyncClient
+    fault: str, usage: Usage | None, fakes: Mapping[str, FakeServer], http: Http
 ) -> None:
     for fake in fakes.values():
         fake.fail(fault)
@@ -255,7 +251,7 @@ async def test_only_what_was_turned_away_is_said_to_cost_nothing(
 
 
 async def test_a_host_that_is_not_there_costs_nothing(
-    fakes: Mapping[str, FakeServer], http: httpx2.AsyncClient
+    fakes: Mapping[str, FakeServer], http: Http
 ) -> None:
     asked = providers(fakes, http)
     for fake in fakes.values():
@@ -268,7 +264,7 @@ async def test_a_host_that_is_not_there_costs_nothing(
         await fake.__aenter__()  # for the fixture to close
 
 
-async def test_a_reply_without_text_tells_what_it_cost(http: httpx2.AsyncClient) -> None:
+async def test_a_reply_without_text_tells_what_it_cost(http: Http) -> None:
     async with OpenAICompatibleFake() as fake:
         fake.fail("empty_text")
         url = f"{fake.base_url}/v1"
@@ -280,7 +276,7 @@ async def test_a_reply_without_text_tells_what_it_cost(http: httpx2.AsyncClient)
 
 
 async def test_a_second_request_fails_with_an_error_of_its_own(
-    claude: AnthropicFake, http: httpx2.AsyncClient
+    claude: AnthropicFake, http: Http
 ) -> None:
     async with OpenAICompatibleFake() as fake:
         fake.fail_once("unprocessable_422")
@@ -297,13 +293,45 @@ async def test_a_second_request_fails_with_an_error_of_its_own(
     assert (caught.value.kind, caught.value.usage) == ("bad_reply", None)
 
 
-async def test_a_huge_body_is_not_read_to_its_end(http: httpx2.AsyncClient) -> None:
+async def test_a_huge_body_is_not_read_to_its_end(http: Http) -> None:
     async with OpenAICompatibleFake(api_key=None) as fake:
         fake.fail("huge_body")
         url = f"{fake.base_url}/v1/chat/completions"
         body = {"model": fake.models[0], "messages": [{"role": "user", "content": "a"}]}
         with pytest.raises(UpstreamError, match=f"over {MAX_BODY_BYTES // 2**20} MiB"):
             await post_json(http, "host", url, body, headers={})
+
+
+async def test_the_proxy_that_the_environment_names_is_used(
+    fakes: Mapping[str, FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claude, host = fakes["claude"], fakes["host"]
+    for fake in (claude, host):  # each as a proxy that answers by itself
+        monkeypatch.setenv("http_proxy", fake.base_url.replace("//", "//user:pass@"))
+        http, key, url = open_http(), str(fake.api_key), "http://upstream.invalid"
+        provider: Provider
+        if fake is claude:
+            provider = open_anthropic("c", fake.models[0], api_key=key, base_url=url, http=http)
+        else:
+            provider = OpenAICompatibleProvider("h", fake.models[0], f"{url}/v1", key, http)
+        assert (await provider.complete(prompt())).text == FakeServer.default_reply
+        assert fake.requests[-1].headers["Proxy-Authorization"] == "Basic dXNlcjpwYXNz"
+        monkeypatch.setenv("no_proxy", "upstream.invalid")
+        with pytest.raises(UpstreamError, match="connection failed"):
+            await provider.complete(prompt())
+        monkeypatch.delenv("no_proxy")
+        await http.aclose()
+
+
+async def test_a_password_in_netrc_is_not_taken_for_the_key(
+    fakes: Mapping[str, FakeServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password something")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    http = open_http()
+    for provider in providers(fakes, http):
+        assert (await provider.complete(prompt())).text == FakeServer.default_reply, provider.name
+    await http.aclose()
 
 
 def test_text_that_no_database_takes_is_mended() -> None:

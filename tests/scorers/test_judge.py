@@ -5,7 +5,6 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
-import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from app.domain import ATTRIBUTES, Attributes, Completion, Message, Prompt
 from app.errors import UpstreamError
 from app.metering import FREE, ScorerPrice, Tariff, prompt_tokens, text_tokens
 from app.providers import TokenLogprobs
+from app.providers.http import Http
 from app.providers.openai_compatible import OpenAICompatibleProvider
 from app.providers.scripted import ScriptedProvider
 from app.scorers.judge import (
@@ -110,7 +110,7 @@ async def fake() -> AsyncIterator[OpenAICompatibleFake]:
 
 
 @pytest.fixture
-def judge(fake: OpenAICompatibleFake, http: httpx2.AsyncClient) -> JudgeScorer:
+def judge(fake: OpenAICompatibleFake, http: Http) -> JudgeScorer:
     url = f"{fake.base_url}/v1"
     return JudgeScorer(OpenAICompatibleProvider("j", fake.models[0], url, fake.api_key, http))
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx2
 import pytest
 
 from app.domain import NOTHING, Attributes, Completion, Message, Prompt, ScalarReward
 from app.errors import UpstreamError
+from app.providers.http import Http
 from app.scorers.nvidia import ASCII_PER_TOKEN, CONTEXT_TOKENS, NvidiaScorer, RateLimit
 from tests.fakes.nvidia import DEFAULT_REWARD, DEFAULT_SCORES, NvidiaFake, Shape
 from tests.samples import prompt
@@ -15,7 +15,7 @@ BUDGET = CONTEXT_TOKENS * ASCII_PER_TOKEN
 REPLY = Completion("Paris.", "stop", "m")
 
 
-def scorer(fake: NvidiaFake, http: httpx2.AsyncClient, calls: int = 1000) -> NvidiaScorer:
+def scorer(fake: NvidiaFake, http: Http, calls: int = 1000) -> NvidiaScorer:
     url = f"{fake.base_url}/v1"
     return NvidiaScorer(fake.models[0], url, fake.api_key, 0.1, RateLimit(calls), http)
 
@@ -29,7 +29,7 @@ def scorer(fake: NvidiaFake, http: httpx2.AsyncClient, calls: int = 1000) -> Nvi
     ],
 )
 async def test_the_three_shapes(
-    shape: Shape, outcome: Attributes | ScalarReward, http: httpx2.AsyncClient
+    shape: Shape, outcome: Attributes | ScalarReward, http: Http
 ) -> None:
     async with NvidiaFake(shape=shape) as fake:
         score = await scorer(fake, http).score(prompt(), REPLY)
@@ -38,7 +38,7 @@ async def test_the_three_shapes(
     assert score.usage.input_tokens > 1 == score.usage.output_tokens
 
 
-async def test_system_text_goes_into_the_first_user_turn(http: httpx2.AsyncClient) -> None:
+async def test_system_text_goes_into_the_first_user_turn(http: Http) -> None:
     async with NvidiaFake() as fake:
         await scorer(fake, http).score(prompt("Capital?", system="Be brief."), REPLY)
     assert fake.requests[-1].sent["messages"] == [
@@ -47,7 +47,7 @@ async def test_system_text_goes_into_the_first_user_turn(http: httpx2.AsyncClien
     ]
 
 
-async def test_a_system_text_alone_is_not_taken_for_a_cut(http: httpx2.AsyncClient) -> None:
+async def test_a_system_text_alone_is_not_taken_for_a_cut(http: Http) -> None:
     async with NvidiaFake() as fake:
         score = await scorer(fake, http).score(prompt(system="Be brief."), REPLY)
     assert score.note is None
@@ -58,7 +58,7 @@ async def test_a_system_text_alone_is_not_taken_for_a_cut(http: httpx2.AsyncClie
     [("q" * 10 * BUDGET, "r"), ("q", "r" * 10 * BUDGET), ("q" * BUDGET, "r" * BUDGET)],
 )
 async def test_what_is_too_long_is_cut_and_that_is_reported(
-    asked: str, reply: str, http: httpx2.AsyncClient
+    asked: str, reply: str, http: Http
 ) -> None:
     async with NvidiaFake() as fake:
         score = await scorer(fake, http).score(prompt(asked), Completion(reply, "stop", "m"))
@@ -70,7 +70,7 @@ async def test_what_is_too_long_is_cut_and_that_is_reported(
     assert "4,096 tokens" in score.note
 
 
-async def test_the_oldest_turns_go_first(http: httpx2.AsyncClient) -> None:
+async def test_the_oldest_turns_go_first(http: Http) -> None:
     talk = Prompt(
         (
             Message("user", "old " * BUDGET),

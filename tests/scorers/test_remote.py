@@ -10,11 +10,11 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from app.domain import ATTRIBUTES, Attributes, Completion, Failure, ScalarReward
 from app.errors import ConfigurationError, UpstreamError, as_failure, boundary
+from app.providers.http import Http
 from app.scorers import Scorer
 from app.scorers.remote import RemoteScorer
 from app.settings import RemoteScorerSpec
@@ -46,9 +46,7 @@ async def stack() -> Any:
         yield opened
 
 
-async def remote(
-    fake: PoolingFake, http: httpx2.AsyncClient, model: str, **options: Any
-) -> RemoteScorer:
+async def remote(fake: PoolingFake, http: Http, model: str, **options: Any) -> RemoteScorer:
     """The scorer that the settings describe, as the service builds it."""
     fake.models = (model,)
     row = {
@@ -80,7 +78,7 @@ def refused(match: str) -> Iterator[None]:
 
 
 @each_server
-async def test_five_attributes(server: str, http: httpx2.AsyncClient, model: str) -> None:
+async def test_five_attributes(server: str, http: Http, model: str) -> None:
     async with SERVERS[server]() as fake:
         scorer = await remote(fake, http, model)
         score = await scorer.score(prompt(), REPLY)
@@ -94,9 +92,7 @@ async def test_five_attributes(server: str, http: httpx2.AsyncClient, model: str
 
 
 @each_server
-async def test_attributes_in_another_order(
-    server: str, http: httpx2.AsyncClient, model: str
-) -> None:
+async def test_attributes_in_another_order(server: str, http: Http, model: str) -> None:
     async with SERVERS[server]() as fake:
         fake.labels = PERMUTED
         fake.outputs = [getattr(FIVE, name) for name in PERMUTED]
@@ -105,7 +101,7 @@ async def test_attributes_in_another_order(
 
 
 @each_server
-async def test_a_line_to_the_scale(server: str, http: httpx2.AsyncClient, model: str) -> None:
+async def test_a_line_to_the_scale(server: str, http: Http, model: str) -> None:
     async with SERVERS[server]() as fake:
         fake.outputs = [0.1, 0.2, 0.3, 0.4, -0.1]
         scorer = await remote(fake, http, model, factor=10, offset=0.5)
@@ -119,9 +115,7 @@ async def test_a_line_to_the_scale(server: str, http: httpx2.AsyncClient, model:
     ("server", "route"),
     [("vllm", "classify"), ("vllm", "pooling"), ("vllm", "score"), ("tei", None), ("sglang", None)],
 )
-async def test_a_scalar_is_raw(
-    server: str, route: str | None, http: httpx2.AsyncClient, model: str
-) -> None:
+async def test_a_scalar_is_raw(server: str, route: str | None, http: Http, model: str) -> None:
     options = {"route": route} if route else {}
     async with SERVERS[server]() as fake:
         fake.outputs, fake.labels = [-19.875], ["LABEL_0"]
@@ -134,7 +128,7 @@ async def test_a_scalar_is_raw(
 
 
 @pytest.mark.parametrize("server", ["vllm", "sglang"])
-async def test_armorm(server: str, http: httpx2.AsyncClient, model: str) -> None:
+async def test_armorm(server: str, http: Http, model: str) -> None:
     async with SERVERS[server]() as fake:
         fake.outputs = [0.656, 0.672, 0.796, 0.376, 0.36, *[9.0] * 14]
         fake.labels = [f"LABEL_{n}" for n in range(19)]
@@ -147,7 +141,7 @@ async def test_armorm(server: str, http: httpx2.AsyncClient, model: str) -> None
 # --- what is asked -----------------------------------------------------------------------------
 
 
-async def test_vllm_applies_its_own_template(http: httpx2.AsyncClient, model: str) -> None:
+async def test_vllm_applies_its_own_template(http: Http, model: str) -> None:
     async with VllmFake() as fake:
         scorer = await remote(fake, http, model, base_url=f"{fake.base_url}/v1")
         await scorer.score(prompt("Why?", "Be brief."), REPLY)
@@ -164,7 +158,7 @@ async def test_vllm_applies_its_own_template(http: httpx2.AsyncClient, model: st
 
 @pytest.mark.parametrize(("server", "field"), [("vllm", "input"), ("sglang", "input_ids")])
 async def test_tokens_are_those_of_the_models_template(
-    server: str, field: str, http: httpx2.AsyncClient, model: str
+    server: str, field: str, http: Http, model: str
 ) -> None:
     options = {"tokenizer": model} if server == "vllm" else {}
     async with SERVERS[server]() as fake:
@@ -180,9 +174,7 @@ async def test_tokens_are_those_of_the_models_template(
 
 
 @pytest.mark.parametrize("server", ["vllm", "tei"])
-async def test_a_pair_is_prompt_and_reply(
-    server: str, http: httpx2.AsyncClient, model: str
-) -> None:
+async def test_a_pair_is_prompt_and_reply(server: str, http: Http, model: str) -> None:
     options = {"route": "score"} if server == "vllm" else {}
     async with SERVERS[server]() as fake:
         fake.outputs = [1.5]
@@ -198,9 +190,7 @@ async def test_a_pair_is_prompt_and_reply(
 
 @pytest.mark.parametrize("head", ["attributes", "scalar", "armorm"])
 @pytest.mark.parametrize("server", ["vllm", "sglang", "tei"])
-async def test_hidden_states_are_no_score(
-    server: str, head: str, http: httpx2.AsyncClient, model: str
-) -> None:
+async def test_hidden_states_are_no_score(server: str, head: str, http: Http, model: str) -> None:
     async with SERVERS[server]() as fake:
         fake.fail("hidden_states")
         scorer = await remote(fake, http, model, head=head)
@@ -208,9 +198,7 @@ async def test_hidden_states_are_no_score(
             await scorer.score(prompt(), REPLY)
 
 
-async def test_hidden_states_of_each_token_are_no_score(
-    http: httpx2.AsyncClient, model: str
-) -> None:
+async def test_hidden_states_of_each_token_are_no_score(http: Http, model: str) -> None:
     async with VllmFake() as fake:
         fake.fail("a_row_per_token")
         scorer = await remote(fake, http, model, route="pooling")
@@ -219,16 +207,14 @@ async def test_hidden_states_of_each_token_are_no_score(
 
 
 @each_server
-async def test_the_head_of_another_kind_is_named(
-    server: str, http: httpx2.AsyncClient, model: str
-) -> None:
+async def test_the_head_of_another_kind_is_named(server: str, http: Http, model: str) -> None:
     async with SERVERS[server]() as fake:
         scorer = await remote(fake, http, model, head="scalar")
         with refused("5 outputs where 1 belong"):
             await scorer.score(prompt(), REPLY)
 
 
-async def test_probabilities_are_no_scores(http: httpx2.AsyncClient, model: str) -> None:
+async def test_probabilities_are_no_scores(http: Http, model: str) -> None:
     async with VllmFake() as fake:
         fake.fail("probabilities")
         scorer = await remote(fake, http, model)
@@ -236,7 +222,7 @@ async def test_probabilities_are_no_scores(http: httpx2.AsyncClient, model: str)
             await scorer.score(prompt(), REPLY)
 
 
-async def test_vllms_label_gives_a_wrong_order_away(http: httpx2.AsyncClient, model: str) -> None:
+async def test_vllms_label_gives_a_wrong_order_away(http: Http, model: str) -> None:
     async with VllmFake() as fake:
         fake.labels = PERMUTED
         scorer = await remote(fake, http, model)
@@ -252,9 +238,7 @@ async def test_vllms_label_gives_a_wrong_order_away(http: httpx2.AsyncClient, mo
         for fault in kind.FAULTS
     ],
 )
-async def test_every_fault_is_typed(
-    server: str, fault: Fault, http: httpx2.AsyncClient, model: str
-) -> None:
+async def test_every_fault_is_typed(server: str, fault: Fault, http: Http, model: str) -> None:
     async with SERVERS[server]() as fake:
         scorer = await remote(fake, http, model)
         fake.fail(fault.name)
@@ -281,9 +265,7 @@ async def test_every_fault_is_typed(
 # --- ping --------------------------------------------------------------------------------------
 
 
-async def test_a_ping_tells_a_server_without_the_model(
-    http: httpx2.AsyncClient, model: str
-) -> None:
+async def test_a_ping_tells_a_server_without_the_model(http: Http, model: str) -> None:
     async with VllmFake() as vllm, SglangFake() as sglang, TeiFake() as tei:
         for fake in (vllm, sglang):
             scorer = await remote(fake, http, model)
@@ -312,16 +294,14 @@ async def test_a_ping_tells_a_server_without_the_model(
     ],
 )
 async def test_settings_that_do_not_fit_are_refused(
-    options: Any, match: str, http: httpx2.AsyncClient, model: str
+    options: Any, match: str, http: Http, model: str
 ) -> None:
     async with VllmFake() as fake:
         with pytest.raises(ConfigurationError, match=match):
             await remote(fake, http, model, **options)
 
 
-async def test_a_tokenizer_without_a_template_is_refused(
-    http: httpx2.AsyncClient, tmp_path: Path
-) -> None:
+async def test_a_tokenizer_without_a_template_is_refused(http: Http, tmp_path: Path) -> None:
     folder = str(save_encoder(tmp_path, ATTRIBUTES))
     async with SglangFake() as fake:
         with pytest.raises(ConfigurationError, match="no chat template"):
@@ -329,7 +309,7 @@ async def test_a_tokenizer_without_a_template_is_refused(
 
 
 async def test_a_remote_scorer_needs_neither_torch_nor_transformers(
-    http: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    http: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.setitem(sys.modules, "torch", None)

@@ -9,11 +9,11 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-import httpx2
 import pytest
 
 from app.domain import Completion, Failure, Message, Prompt
 from app.errors import ConfigurationError, UpstreamError
+from app.providers.http import Http
 from app.providers.openai_compatible import OpenAICompatibleProvider
 from app.retries import Retries
 from app.star.hosts import HostSampler, refuse_outage
@@ -35,7 +35,7 @@ def asked(request: Recorded) -> str:
     return f"to {request.sent['messages'][-1]['content']}"
 
 
-def sampler(host: OpenAICompatibleFake, http: httpx2.AsyncClient, **options: object) -> HostSampler:
+def sampler(host: OpenAICompatibleFake, http: Http, **options: object) -> HostSampler:
     provider = OpenAICompatibleProvider(
         "qwen", host.models[0], f"{host.base_url}/v1", host.api_key, http
     )
@@ -64,7 +64,7 @@ def texts(outcomes: list[Outcome]) -> list[str]:
 
 
 async def test_every_shard_comes_back_whole_and_in_order(
-    host: OpenAICompatibleFake, http: httpx2.AsyncClient
+    host: OpenAICompatibleFake, http: Http
 ) -> None:
     found = await collected(sampler(host, http), shards(3, 0, 40, 1))
     assert sorted(found) == [0, 1, 2, 3]
@@ -115,7 +115,7 @@ async def test_so_many_are_under_way_at_a_time_over_all_shards(most: int) -> Non
     "fault", ["rate_limited_429", "reset_mid_body", "reset_before_reply", "html_502"]
 )
 async def test_what_passes_is_tried_again(
-    host: OpenAICompatibleFake, http: httpx2.AsyncClient, fault: str
+    host: OpenAICompatibleFake, http: Http, fault: str
 ) -> None:
     for _ in range(2):
         host.fail_once(fault)
@@ -125,7 +125,7 @@ async def test_what_passes_is_tried_again(
 
 
 async def test_the_wait_that_a_host_asks_for_is_waited(
-    host: OpenAICompatibleFake, http: httpx2.AsyncClient
+    host: OpenAICompatibleFake, http: Http
 ) -> None:
     host.fail_once("rate_limited_429_seconds")
     began = time.monotonic()
@@ -135,7 +135,7 @@ async def test_the_wait_that_a_host_asks_for_is_waited(
 
 
 async def test_a_failure_stands_in_its_place(
-    host: OpenAICompatibleFake, http: httpx2.AsyncClient, caplog: pytest.LogCaptureFixture
+    host: OpenAICompatibleFake, http: Http, caplog: pytest.LogCaptureFixture
 ) -> None:
     host.fail_once("context_length_400")
     with caplog.at_level(logging.WARNING, "starboard"):
@@ -146,7 +146,7 @@ async def test_a_failure_stands_in_its_place(
 
 
 async def test_a_host_that_gives_up_on_one_prompt_costs_that_prompt(
-    host: OpenAICompatibleFake, http: httpx2.AsyncClient
+    host: OpenAICompatibleFake, http: Http
 ) -> None:
     for _ in range(SOON.attempts):
         host.fail_once("unavailable_503")
@@ -156,7 +156,7 @@ async def test_a_host_that_gives_up_on_one_prompt_costs_that_prompt(
     assert len(host.requests) == SOON.attempts + 1
 
 
-async def test_an_attempt_has_a_limit(host: OpenAICompatibleFake, http: httpx2.AsyncClient) -> None:
+async def test_an_attempt_has_a_limit(host: OpenAICompatibleFake, http: Http) -> None:
     host.fail_once("hang")
     found = await collected(sampler(host, http, concurrency=1, timeout_s=0.3), shards(1))
     assert texts(found[0]) == ["to 0.0"]
@@ -165,7 +165,7 @@ async def test_an_attempt_has_a_limit(host: OpenAICompatibleFake, http: httpx2.A
 
 @pytest.mark.parametrize("fault", ["unauthorized_401", "unavailable_503"])
 async def test_a_host_that_answers_nothing_stops_the_run(
-    host: OpenAICompatibleFake, http: httpx2.AsyncClient, fault: str
+    host: OpenAICompatibleFake, http: Http, fault: str
 ) -> None:
     host.fail(fault)
     with pytest.raises(ConfigurationError, match="qwen answered 0 of 4 prompts") as refused:
@@ -175,9 +175,7 @@ async def test_a_host_that_answers_nothing_stops_the_run(
     await nothing_runs(host)
 
 
-async def test_a_shard_of_refused_prompts_does_not(
-    host: OpenAICompatibleFake, http: httpx2.AsyncClient
-) -> None:
+async def test_a_shard_of_refused_prompts_does_not(host: OpenAICompatibleFake, http: Http) -> None:
     host.fail("context_length_400")
     found = await collected(sampler(host, http), shards(2))
     assert texts(found[0]) == ["refused_request"] * 2
@@ -197,9 +195,7 @@ async def test_what_a_vendors_package_raises_is_a_failure_too() -> None:
     assert texts(found[0]) == ["0.0", "internal", "0.2"]
 
 
-async def test_cancelling_leaves_nothing_running(
-    host: OpenAICompatibleFake, http: httpx2.AsyncClient
-) -> None:
+async def test_cancelling_leaves_nothing_running(host: OpenAICompatibleFake, http: Http) -> None:
     host.delay_s = 30.0
     before = asyncio.all_tasks()
     run = asyncio.create_task(collected(sampler(host, http, concurrency=5), shards(8, 8)))
@@ -215,9 +211,7 @@ async def test_cancelling_leaves_nothing_running(
     assert {t for t in asyncio.all_tasks() - before if "work" in repr(t.get_coro())} == set()
 
 
-async def test_leaving_early_cancels_the_rest(
-    host: OpenAICompatibleFake, http: httpx2.AsyncClient
-) -> None:
+async def test_leaving_early_cancels_the_rest(host: OpenAICompatibleFake, http: Http) -> None:
     def answer(request: Recorded) -> str:
         host.delay_s = 30.0
         return asked(request)
@@ -263,9 +257,7 @@ async def test_backoff_doubles_and_a_longer_wait_is_not_waited(
     assert waits == []
 
 
-async def test_an_outage_is_no_wrong_answer(
-    host: OpenAICompatibleFake, http: httpx2.AsyncClient
-) -> None:
+async def test_an_outage_is_no_wrong_answer(host: OpenAICompatibleFake, http: Http) -> None:
     """A shard with a single reply that an outage lost is not measured by."""
     host.fail_once("unavailable_503")
     once = sampler(host, http, concurrency=1, retries=Retries(1, (0.001, 0.002), 0.01))
