@@ -18,10 +18,11 @@ from app.providers.http import MAX_BODY_BYTES, Http, completion, open_http, post
 from app.providers.mistral import MistralProvider
 from app.providers.openai_compatible import OpenAICompatibleProvider
 from tests.fakes.anthropic import AnthropicFake
-from tests.fakes.google import GoogleFake
+from tests.fakes.google import GoogleFake, candidate, content_reply
 from tests.fakes.mistral import MistralFake
 from tests.fakes.openai_compatible import OpenAICompatibleFake
 from tests.fakes.server import FakeServer
+from tests.fakes.wire import Recorded, Reply
 from tests.samples import prompt
 
 TALK = Prompt(
@@ -126,6 +127,19 @@ async def test_gemma_3_gets_the_system_text_in_its_first_turn(
     assert sent["generationConfig"] == {"temperature": 0.5, "maxOutputTokens": 64}
     assert "key=" not in google.requests[-1].path
     assert done.text == GoogleFake.default_reply
+
+
+async def test_gemma_is_asked_once_whatever_its_reply_leaves_out(http: Http) -> None:
+    class Continuing(GoogleFake):
+        def generate(self, request: Recorded) -> Reply:
+            part = candidate([{"text": "Paris is"}], "CONTINUATION")
+            return content_reply(request, {**part, "continuationToken": "dG9rZW4="})
+
+    async with Continuing() as google:
+        key, url = str(google.api_key), google.base_url
+        provider = open_google("g", "gemma-4-31b-it", api_key=key, base_url=url, http=http)
+        done = await provider.complete(prompt())
+    assert (done.text, done.finish_reason, len(google.requests)) == ("Paris is", "other", 1)
 
 
 async def test_the_package_that_google_left_still_works(google: GoogleFake) -> None:
