@@ -151,7 +151,6 @@ class Metrics:
         finally:
             self.runs_in_progress.dec()
             self.runs.labels(outcome).inc()
-            self._show_gates()
 
     def book(self, charge: Charge, cost: int | None) -> None:
         """Count what a call cost, in nano-dollars; None if that is not known."""

@@ -36,6 +36,9 @@ X_API_KEY = APIKeyHeader(name="x-api-key", auto_error=False)
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
 XApiKey = Annotated[str | None, Security(X_API_KEY)]
 
+# On loopback the door is closed to those without a key so long after the first one was made.
+LOOK_AGAIN_S = 1.0
+
 # Names of parameters that hold a secret, in lower case and without `-` and `_`.
 SECRETS = frozenset(
     {
@@ -94,10 +97,10 @@ def needs(scope: Scope) -> Callable[..., Awaitable[ApiKey | None]]:
     async def caller(
         request: Request, live: Live, bearer: Bearer, x_api_key: XApiKey
     ) -> ApiKey | None:
-        if not await _asks_for_keys(live):
+        secret = bearer.credentials if bearer else x_api_key
+        if not await _asks_for_keys(live, secret):
             _check_host(live, request)
             return None
-        secret = bearer.credentials if bearer else x_api_key
         if secret is None:
             raise UnauthorizedError("send it as `Authorization: Bearer sk-sb-…`, or as x-api-key")
         key = await live.keys.of(secret)
@@ -157,7 +160,9 @@ def _check_host(live: Services, request: Request) -> None:
         )
 
 
-async def _asks_for_keys(live: Services) -> bool:
-    """On loopback, from the first key on; that need not wait for a restart."""
-    settings = live.settings
-    return settings.auth != "off" and (not settings.on_loopback or await live.keys.any())
+async def _asks_for_keys(live: Services, secret: str | None) -> bool:
+    """On loopback, from the first key on; that need not wait for a restart. Whoever has a key is
+    known by it at once; whoever has none costs no look into the database each time."""
+    if live.settings.auth == "off" or not live.settings.on_loopback:
+        return live.settings.auth != "off"
+    return await live.keys.any(0.0 if secret else LOOK_AGAIN_S)

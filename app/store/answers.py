@@ -74,6 +74,7 @@ MIGRATION_MS = 3_600_000
 MOST_FEEDBACK = 64
 # So many numbers are drawn for an answer until one is free.
 DRAWS = 5
+_INSERT = {table: insert(table) for table in (schema.answers, schema.candidates, schema.tags)}
 _LISTED = {
     name: dialect.insert(schema.listing).on_conflict_do_nothing(
         index_elements=[schema.listing.c.number]
@@ -267,7 +268,7 @@ def _insert(connection: Connection, *, group: Sequence[tuple[Answer, Phrase]], a
 
 def _insert_all(connection: Connection, table: Table, these: Sequence[rows.Row]) -> None:
     if these:
-        connection.execute(insert(table), these)
+        connection.execute(_INSERT[table], these)
 
 
 def _list(connection: Connection, answer: Answer) -> int:

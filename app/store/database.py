@@ -8,11 +8,12 @@ one for each transaction, not for each statement.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -163,10 +164,10 @@ def database_of(url: URL) -> Database:
     `ValueError` for one in memory."""
     url = url.set(drivername=DRIVERS.get(url.drivername, url.drivername))
     if url.get_backend_name() != "sqlite":
-        return PostgreSQL(create_async_engine(url, pool_pre_ping=True))
+        return PostgreSQL(create_async_engine(url, pool_pre_ping=True, json_serializer=_json))
     if url.database in (None, "", ":memory:"):
         raise ValueError("every thread would have a database of its own")
-    engine = create_engine(url, pool_size=READERS + 1)
+    engine = create_engine(url, pool_size=READERS + 1, json_serializer=_json)
     event.listen(engine, "connect", _set_up_sqlite)
     readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-read")
     return SQLite(engine, readers, ThreadPoolExecutor(1, thread_name_prefix="store-write"))
@@ -220,6 +221,16 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _fields(value: object) -> dict[str, object]:
+    """A dataclass as JSON's encoder takes it; unlike `asdict` it copies nothing."""
+    if not is_dataclass(value):
+        raise TypeError(f"{type(value).__name__} is nothing to store")
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+_json = json.JSONEncoder(default=_fields).encode
 
 
 def utc_now() -> datetime:

@@ -9,10 +9,12 @@ nothing twice; leases expire by the clock of whoever looks. Money is in whole na
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, select, update
@@ -66,12 +68,21 @@ class Lease:
     reserved: int
 
 
+@dataclass
+class _First:
+    """Whether the first key was made, and when that was looked up."""
+
+    made: bool = False
+    looked: float = -math.inf
+
+
 @dataclass(frozen=True)
 class Keys:
     """API keys and what is counted against them. Every method raises `StoreError`."""
 
     database: Database
     now: Callable[[], datetime] = utc_now
+    _first: _First = field(default_factory=_First)
 
     async def create(
         self,
@@ -118,9 +129,14 @@ class Keys:
         every = select(keys).order_by(keys.c.created, keys.c.id)
         return [self._key(row) for row in await self._rows(every)]
 
-    async def any(self) -> bool:
-        """Whether a key was ever made: to revoke the last one must not open the door."""
-        return bool(await self.database.read(lambda connection: connection.execute(ONE).all()))
+    async def any(self, within_s: float = 0.0) -> bool:
+        """Whether a key was ever made: to revoke the last one must not open the door. That there
+        was none may be known for `within_s` seconds."""
+        now = monotonic()
+        if not self._first.made and now >= self._first.looked + within_s:
+            one = await self.database.read(lambda connection: connection.execute(ONE).all())
+            self._first.made, self._first.looked = bool(one), now
+        return self._first.made
 
     async def named(self, which: str) -> ApiKey | None:
         """The key of that id or prefix, good or not; None if there is no such key."""

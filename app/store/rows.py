@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from app.domain import (
@@ -40,15 +39,15 @@ def answer_row(answer: Answer) -> Row:
     return {
         "id": answer.id,
         "created": answer.created,
-        "messages": [asdict(message) for message in answer.prompt.messages],
+        "messages": answer.prompt.messages,
         "max_tokens": answer.prompt.max_tokens,
         "temperature": answer.prompt.temperature,
-        "plan": asdict(answer.plan),
-        "scorer": asdict(answer.scorer),
-        "selection": asdict(answer.selection),
-        "timings": asdict(answer.timings),
+        "plan": answer.plan,
+        "scorer": answer.scorer,
+        "selection": answer.selection,
+        "timings": answer.timings,
         "quality": answer.quality,
-        "missing": list(answer.missing),
+        "missing": answer.missing,
         "tags": dict(answer.tags),
         "cost_usd": answer.cost_usd,
         "cost_bound_usd": answer.cost_bound_usd,
@@ -180,7 +179,7 @@ def _outcome_columns(outcome: Completion | Failure) -> Row:
         "finish_reason": done.finish_reason if done else None,
         "input_tokens": usage.input_tokens if usage else None,
         "output_tokens": usage.output_tokens if usage else None,
-        "dropped_parameters": list(done.dropped_parameters) if done else [],
+        "dropped_parameters": done.dropped_parameters if done else (),
         **_failure_columns("failure", outcome),
     }
 
@@ -196,8 +195,8 @@ def _score_columns(score: Score | None) -> Row:
 
 
 def _attribute_columns(outcome: object) -> Row:
-    attributes = asdict(outcome) if isinstance(outcome, Attributes) else {}
-    return {name: attributes.get(name) for name in ATTRIBUTES}
+    given = isinstance(outcome, Attributes)
+    return {name: getattr(outcome, name) if given else None for name in ATTRIBUTES}
 
 
 def _failure_columns(prefix: str, outcome: object) -> Row:

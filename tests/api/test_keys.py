@@ -81,8 +81,9 @@ async def spent(keys: Keys) -> int:
 
 
 async def test_no_key_is_asked_for_on_loopback_until_there_is_one(
-    client: httpx2.AsyncClient, keys: Keys
+    client: httpx2.AsyncClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.api.security.LOOK_AGAIN_S", 0.0)
     assert (await client.post("/answer", json=PROMPT)).status_code == 200
     any_key = {"authorization": "Bearer of-nobody"}  # clients that must send something
     assert (await client.get("/models", headers=any_key)).status_code == 200
@@ -98,6 +99,27 @@ async def test_no_key_is_asked_for_on_loopback_until_there_is_one(
     await keys.revoke(key.id)
     assert (await client.post("/answer", json=PROMPT, headers=good)).status_code == 401
     assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_whoever_sends_no_key_may_be_let_in_for_a_second_after_the_first_is_made(
+    client: httpx2.AsyncClient, keys: Keys
+) -> None:
+    assert (await client.get("/models")).status_code == 200
+    _, good = await made(keys)
+    assert (await client.post("/answer", json=PROMPT, headers=good)).status_code == 200
+    assert (await client.get("/models")).status_code == 401  # it was looked up for the one before
+
+
+async def test_the_first_key_is_looked_for_once_a_second(
+    client: httpx2.AsyncClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = 1000.0
+    monkeypatch.setattr("app.store.keys.monotonic", lambda: clock)
+    assert (await client.get("/models")).status_code == 200
+    await made(keys)
+    assert (await client.get("/models")).status_code == 200
+    clock += 1.0
+    assert (await client.get("/models")).status_code == 401
 
 
 ROUTES: Mapping[tuple[str, str], Scope] = {
