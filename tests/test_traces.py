@@ -15,9 +15,15 @@ import pytest
 
 from app.api import create_app
 from app.errors import ConfigurationError
+from app.providers.anthropic import open_anthropic
+from app.providers.google import open_google
+from app.providers.http import Http
 from tests.conftest import settings
+from tests.fakes.anthropic import AnthropicFake
+from tests.fakes.google import GoogleFake
 from tests.fakes.mistral import MistralFake
 from tests.fakes.otlp import Collector, collecting, values
+from tests.samples import prompt
 from tests.serving import serve
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs the extra otel")
@@ -199,3 +205,20 @@ async def test_the_picture_of_an_answer_shows_its_whole_trace(tmp_path: Path) ->
     run.attributes[0].value.string_value = waterfall.PROMPT
     with pytest.raises(AssertionError):
         waterfall.check(spans)
+
+
+async def test_no_vendor_is_sent_the_trace(http: Http) -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    async with AnthropicFake() as claude, GoogleFake() as google:
+        key, model = str(claude.api_key), "gemma-3-4b-it"
+        members = (
+            open_anthropic("c", claude.models[0], api_key=key, base_url=claude.base_url, http=http),
+            open_google("g", model, api_key=key, base_url=google.base_url, http=http),
+        )
+        with TracerProvider().get_tracer("starboard").start_as_current_span("invoke_workflow"):
+            for member in members:
+                await member.complete(prompt(PROMPT))
+        sent = {name.lower() for fake in (claude, google) for name in fake.requests[-1].headers}
+    assert "anthropic-version" in sent
+    assert "traceparent" not in sent

@@ -9,7 +9,7 @@ import time
 import urllib.parse
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -85,7 +85,11 @@ class Http:
         )
 
     async def exchange(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]],
+        body: bytes | None = None,
     ) -> tuple[aiohttp.ClientResponse, bytes]:
         """Send a request; the response, released, and its body, unpacked and of bounded length."""
         async with self.session.request(
@@ -315,12 +319,14 @@ class _Transport(httpx2.AsyncBaseTransport):
         self._http = http
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        # `raw` and not the headers as a mapping, which looks through all of them for each name.
+        headers = [(name.decode(), value.decode()) for name, value in request.headers.raw]
         response, body = await self._http.exchange(
-            request.method, str(request.url), dict(request.headers), request.content or None
+            request.method, str(request.url), headers, request.content or None
         )
         unpacked = (b"content-encoding", b"content-length")
-        headers = [(k, v) for k, v in response.raw_headers if k.lower() not in unpacked]
-        return httpx2.Response(response.status, headers=headers, content=body, request=request)
+        left = [(k, v) for k, v in response.raw_headers if k.lower() not in unpacked]
+        return httpx2.Response(response.status, headers=left, content=body, request=request)
 
 
 _ENCODINGS = ("identity", "gzip", "x-gzip", "deflate")

@@ -133,12 +133,14 @@ def _tokens(text: str) -> float:
 
     English has about four characters a token, other scripts down to one.
     """
-    plain = sum(map(str.isascii, text))
+    plain = len(text.encode("ascii", "ignore"))
     return plain / ASCII_PER_TOKEN + (len(text) - plain)
 
 
 def _head(text: str, tokens: float) -> str:
     """As much of a text from its beginning as has no more than so many tokens."""
+    if _tokens(text) <= tokens + ROUNDING:
+        return text
     for end, character in enumerate(text):
         tokens -= 1 / ASCII_PER_TOKEN if character.isascii() else 1
         if tokens < -ROUNDING:
