@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from importlib.metadata import version
 
@@ -46,9 +46,9 @@ back with its scores and the evidence for the choice.
 """
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service for these settings. It opens what it needs at start-up and closes it at the
-    end; Swagger UI at `/docs` loads nothing from elsewhere."""
+def create_app(settings: Settings, opened: Callable[[], None] = lambda: None) -> FastAPI:
+    """The service for these settings. It opens what it needs at start-up, calls `opened`, and
+    closes it at the end; Swagger UI at `/docs` loads nothing from elsewhere."""
 
     metrics = Metrics(shared=settings.metrics_dir is not None)
 
@@ -65,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
                         background(lambda: _drop_daily(services), "retention"),
                         metrics.telling(services.ensemble.gates),
                     ):
+                        opened()
                         doing = "stop in order"
                         yield State(
                             services=services,
