@@ -74,17 +74,27 @@ class Gate:
         came before the limit of one call.
         """
         self._refuse_if_open()
-        async with self._place():
+        if self._places:
+            self.waiting += 1
+            try:
+                await self._places.acquire()
+            finally:
+                self.waiting -= 1
+        self.in_progress += 1
+        probe = False
+        try:
             self._refuse_if_open()  # it may have opened in the meantime
             probe = self._probing = self._probe_from is not None
-            try:
-                if probe and self.others:
-                    await self._claim_probe(self.others)
-                with self._noted(probe):
-                    yield
-            finally:
-                if probe:
-                    self._probing = False
+            if probe and self.others:
+                await self._claim_probe(self.others)
+            with self._noted(probe):
+                yield
+        finally:
+            self.in_progress -= 1
+            if self._places:
+                self._places.release()
+            if probe:
+                self._probing = False
 
     @property
     def opening(self) -> OpenCircuit | None:
@@ -101,22 +111,6 @@ class Gate:
             self._probe_from = _now() + min(opening.wait_s, self.cool_down_s)
         elif self._probe_from is not None:
             self._failed, self._probe_from = 0, None
-
-    @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        if self._places:
-            self.waiting += 1
-            try:
-                await self._places.acquire()
-            finally:
-                self.waiting -= 1
-        self.in_progress += 1
-        try:
-            yield
-        finally:
-            self.in_progress -= 1
-            if self._places:
-                self._places.release()
 
     def _refuse_if_open(self) -> None:
         if self._probe_from is None:

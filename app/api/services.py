@@ -21,19 +21,20 @@ class State(TypedDict):
     draining: asyncio.Event
 
 
-def _services(request: Request) -> Services:
+# Not plain functions, which FastAPI would call in a thread.
+async def _services(request: Request) -> Services:
     return cast(Services, request.state.services)
 
 
-def _dependencies(request: Request) -> Dependencies:
+async def _dependencies(request: Request) -> Dependencies:
     return cast(Dependencies, request.state.dependencies)
 
 
-def _metrics(request: Request) -> Metrics:
+async def _metrics(request: Request) -> Metrics:
     return cast(Metrics, request.state.metrics)
 
 
-def _draining(request: Request) -> asyncio.Event:
+async def _draining(request: Request) -> asyncio.Event:
     return cast(asyncio.Event, request.state.draining)
 
 
