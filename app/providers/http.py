@@ -163,12 +163,8 @@ async def post(
 ) -> Reply:
     """POST a JSON body, for who reads the reply by itself; raises what the HTTP library does."""
     sent = {**headers, "Content-Type": "application/json"}
-    response, said = await http.exchange("POST", url, sent, _encoded(body))
+    response, said = await http.exchange("POST", url, sent, _ENCODER.encode(body).encode())
     return Reply(response.status, response.headers, said)
-
-
-def _encoded(body: Mapping[str, object]) -> bytes:
-    return _ENCODER.encode(body).encode()
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
