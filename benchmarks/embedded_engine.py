@@ -31,7 +31,7 @@ from circumstances import circumstances
 from rich.progress import Progress
 
 from app.domain import Completion, Message, Prompt
-from app.model_files import MODEL_FILES, ModelName, model_path
+from app.model_files import ModelName, model_path
 from app.providers import Provider
 from app.providers.embedded import EmbeddedProvider, Engine, default_threads
 from app.providers.http import open_http
@@ -39,15 +39,13 @@ from app.providers.openai_compatible import OpenAICompatibleProvider
 
 Contender = Literal["engine", "server"]
 THINGS = ("river", "clock", "bridge", "candle", "garden", "engine", "letter", "mirror")
-SEED = 7
+MODEL: ModelName = "smollm2-135m-instruct"
 
 
 @dataclass(frozen=True)
 class Load:
     """What both are given. `requests` is for each client, `context_tokens` for each slot."""
 
-    model: ModelName
-    cache: Path
     threads: int
     slots: int
     context_tokens: int
@@ -69,8 +67,6 @@ class Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", choices=MODEL_FILES, default="smollm2-135m-instruct")
-    parser.add_argument("--cache", type=Path, default=Path("cache"), help="for a model in parts")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--requests", type=int, default=4, help="of each client in a round")
@@ -78,7 +74,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=default_threads())
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     given = parser.parse_args()
-    load = Load(given.model, given.cache, given.threads, 4, 1024, given.tokens, given.requests)
+    load = Load(given.threads, 4, 1024, given.tokens, given.requests)
     before = circumstances("xllamacpp")
     cells: dict[int, list[dict[Contender, Measured]]] = {}
     with ExitStack() as stack, Progress(transient=True) as progress:
@@ -98,7 +94,7 @@ def main() -> None:
     if given.out:
         document = {
             **before,
-            "load_on_it": {**asdict(load), "cache": None},
+            "given": asdict(load),
             "cells": as_json(cells),
         }
         given.out.write_text(json.dumps(document, indent=1) + "\n")
@@ -134,14 +130,13 @@ def contend(name: Contender, load: Load, told: Connection) -> None:
 
 async def engine(load: Load, told: Connection) -> None:
     open_ = Engine(
-        model_path(load.model, load.cache),
+        model_path(MODEL, Path()),
         threads=load.threads,
         slots=load.slots,
         context_tokens=load.context_tokens,
     )
-    chat = MODEL_FILES[load.model].chat
     try:
-        seat = EmbeddedProvider("engine", load.model, open_, 0.0, SEED, chat)
+        seat = EmbeddedProvider("engine", MODEL, open_)
         await serve_rounds(seat, load, told, [psutil.Process()])
     finally:
         open_.close()
@@ -155,7 +150,7 @@ async def client(load: Load, told: Connection) -> None:
     http = open_http()
     try:
         address = await asyncio.to_thread(ours.recv)
-        seat = OpenAICompatibleProvider("server", load.model, f"{address}/v1", None, http)
+        seat = OpenAICompatibleProvider("server", MODEL, f"{address}/v1", None, http)
         await serve_rounds(seat, load, told, [psutil.Process(process.pid), psutil.Process()])
     finally:
         await http.aclose()
@@ -168,7 +163,7 @@ def serve(load: Load, told: Connection) -> None:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(model_path(load.model, load.cache))
+    params.model.path = str(model_path(MODEL, Path()))
     params.n_parallel = load.slots
     params.n_ctx = load.slots * load.context_tokens
     params.cpuparams.n_threads = load.threads

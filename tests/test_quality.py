@@ -24,7 +24,7 @@ from tests.samples import public_data
 
 SLICE = Path(__file__).parent / "replies_to_sums.jsonl.gz"
 BOARD = ("smollm2", "smollm2-warm")
-# Shares of problems: 3 of the 60 sums.
+# Share of problems: three of the sums.
 MARGIN = 0.05
 # Every third reply of the first seat is spoiled; of these the other seat has about half right.
 LEAST_GAIN = 0.1
