@@ -340,10 +340,11 @@ def as_json(
 def picture(
     found: Sequence[tuple[KeyedSet, Sequence[Outcome], Sequence[Comparison]]],
 ) -> Figure:
-    """Share right by spend: a line for each member asked again and again, points for ensembles."""
+    """Share right by spend: a line for each member asked again and again, points for ensembles,
+    which are set a little apart where they coincide."""
     figure = Figure(figsize=(6 * len(found), 5), layout="constrained")
-    for place, (keyed, outcomes, _) in enumerate(found, start=1):
-        axes = figure.add_subplot(1, len(found), place)
+    for column, (keyed, outcomes, _) in enumerate(found, start=1):
+        axes = figure.add_subplot(1, len(found), column)
         lines: dict[str, list[Outcome]] = {}
         for one in outcomes:
             ensemble = len(one.arm.members) > 1
@@ -352,15 +353,14 @@ def picture(
         for label, ones in lines.items():
             values = [estimate(o.hits) for o in ones]
             reach = ([v.value - v.low for v in values], [v.high - v.value for v in values])
-            ensembles = label in VOTES
-            axes.errorbar(
-                [o.spend for o in ones],
-                [v.value for v in values],
-                yerr=reach,
-                fmt="D" if ensembles else "o-",
-                capsize=3,
-                label=f"ensembles, {label}" if ensembles else label,
-            )
+            style: dict[str, Any] = {"fmt": "o-", "label": label}
+            aside = 0.0
+            if label in VOTES:
+                place = VOTES.index(label)
+                style = {"fmt": "D", "label": f"ensembles, {label}", "color": f"C{7 + place}"}
+                aside = (place - 1) * 0.012 * max(o.spend for o in outcomes)
+            spends = [o.spend + aside for o in ones]
+            axes.errorbar(spends, [v.value for v in values], yerr=reach, capsize=3, **style)
         axes.set(xlabel=f"{keyed.unit} a problem", ylabel="share right", ylim=(0, 1))
         axes.set_title(keyed.name)
         axes.legend(fontsize=8)
