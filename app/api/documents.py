@@ -383,7 +383,13 @@ class FeedbackRequest(_Request):
         return Feedback(id=id_, created=created, ratings=ratings, **plain)
 
 
-class AttributesDocument(BaseModel):
+class _OfANoun(BaseModel):
+    """A document with the fields of one noun of the domain, from which it is made."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class AttributesDocument(_OfANoun):
     helpfulness: float
     correctness: float
     coherence: float
@@ -391,7 +397,7 @@ class AttributesDocument(BaseModel):
     verbosity: float
 
 
-class MessageDocument(BaseModel):
+class MessageDocument(_OfANoun):
     role: Role
     content: str
 
@@ -427,18 +433,18 @@ class RequestDocument(BaseModel):
     tags: dict[str, str]
 
 
-class UsageDocument(BaseModel):
+class UsageDocument(_OfANoun):
     input_tokens: int
     output_tokens: int
 
 
-class FailureDocument(BaseModel):
+class FailureDocument(_OfANoun):
     kind: FailureKind
     message: str
     retryable: bool
 
 
-class StepDocument(BaseModel):
+class StepDocument(_OfANoun):
     """What became of one step of the ladder; `reason` says why it did not score all."""
 
     name: str
@@ -446,7 +452,7 @@ class StepDocument(BaseModel):
     reason: str | None
 
 
-class ScorerDocument(BaseModel):
+class ScorerDocument(_OfANoun):
     """Who gave the scores of this answer, all of them, and what became of the other steps."""
 
     name: str
@@ -477,7 +483,7 @@ class DecisionDocument(BaseModel):
     floor: float | None = Field(description="Reward under which no reply is chosen.")
 
 
-class TimingsDocument(BaseModel):
+class TimingsDocument(_OfANoun):
     total_s: float
     slowest_member_s: float
     scoring_s: float
@@ -545,7 +551,7 @@ class AnswerDocument(BaseModel):
     key: str | None = Field(description=ASKED_WITH)
 
 
-class FeedbackDocument(BaseModel):
+class FeedbackDocument(_OfANoun):
     """What a person said of an answer; `ratings` are 0-4."""
 
     id: str
@@ -651,11 +657,11 @@ def answer_document(answer: Answer) -> AnswerDocument:
         model=winner.candidate.model if winner else None,
         scores=_scores(winner.score) if winner else None,
         reward=winner.reward if winner else None,
-        scorer=ScorerDocument(**asdict(answer.scorer)),
+        scorer=ScorerDocument.model_validate(answer.scorer),
         decision=DecisionDocument(
             strategy=answer.selection.strategy,
             winner=answer.selection.winner,
-            weights=AttributesDocument(**asdict(answer.plan.weights)),
+            weights=AttributesDocument.model_validate(answer.plan.weights),
             margin=answer.selection.margin,
             resolution=answer.plan.resolution,
             tie_break=answer.selection.tie_break,
@@ -672,7 +678,7 @@ def answer_document(answer: Answer) -> AnswerDocument:
         usage=_total_usage(c.candidate for c in answer.candidates),
         cost_usd=answer.cost_usd,
         cost_bound_usd=answer.cost_bound_usd,
-        timings=TimingsDocument(**asdict(answer.timings)),
+        timings=TimingsDocument.model_validate(answer.timings),
         tags=dict(answer.tags),
         key=answer.key_id,
     )
@@ -683,7 +689,7 @@ def request_document(answer: Answer) -> RequestDocument:
     plan = {name: getattr(answer.plan, name) for name in PlanDocument.model_fields}
     return RequestDocument(
         messages=[
-            MessageDocument(**asdict(message))
+            MessageDocument.model_validate(message)
             for message in answer.prompt.messages
             if message.content.strip()
         ],
@@ -691,7 +697,7 @@ def request_document(answer: Answer) -> RequestDocument:
         temperature=answer.prompt.temperature,
         members=list(answer.plan.members),
         deadline_s=answer.plan.deadline_s,
-        weights=AttributesDocument(**asdict(answer.plan.weights)),
+        weights=AttributesDocument.model_validate(answer.plan.weights),
         plan=PlanDocument(
             **plan
             | {
@@ -709,12 +715,12 @@ def summary_document(one: Summary) -> SummaryDocument:
 
 
 def feedback_document(said: Feedback) -> FeedbackDocument:
-    return FeedbackDocument.model_validate(asdict(said))
+    return FeedbackDocument.model_validate(said)
 
 
 def scores_document(info: ScorerInfo, replies: Sequence[ScoredReply]) -> ScoresDocument:
     return ScoresDocument(
-        scorer=ScorerDocument(**asdict(info)),
+        scorer=ScorerDocument.model_validate(info),
         scores=[
             ReplyScoreDocument(
                 scores=_scores(reply.score),
@@ -762,7 +768,7 @@ def _gate(gate: Gate) -> GateDocument:
 
 
 def failure_document(outcome: object) -> FailureDocument | None:
-    return FailureDocument(**asdict(outcome)) if isinstance(outcome, Failure) else None
+    return FailureDocument.model_validate(outcome) if isinstance(outcome, Failure) else None
 
 
 def candidate_document(scored: ScoredCandidate, rank: int | None = None) -> CandidateDocument:
@@ -791,11 +797,11 @@ def candidate_document(scored: ScoredCandidate, rank: int | None = None) -> Cand
 def _scores(score: Score | None) -> AttributesDocument | None:
     if score is None or not isinstance(score.outcome, Attributes):
         return None
-    return AttributesDocument(**asdict(score.outcome))
+    return AttributesDocument.model_validate(score.outcome)
 
 
 def _usage(usage: Usage) -> UsageDocument:
-    return UsageDocument(**asdict(usage))
+    return UsageDocument.model_validate(usage)
 
 
 def _total_usage(candidates: Iterable[Candidate]) -> UsageDocument | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
 from typing import Literal
 
 from fastapi import APIRouter, Depends, Response
@@ -118,5 +117,5 @@ async def models(live: Live, health: Health) -> ModelsDocument:
             )
             for seat in live.seats
         ],
-        scorer=ScorerDocument(**asdict(live.ensemble.ladder.info)),
+        scorer=ScorerDocument.model_validate(live.ensemble.ladder.info),
     )
