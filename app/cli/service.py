@@ -68,6 +68,10 @@ def migrate() -> None:
     asyncio.run(open_and_close(settings().database_url))
 
 
+# How many objects may come before the youngest are looked through for garbage.
+NEW_OBJECTS = 10_000
+
+
 def app() -> FastAPI:
     """The app of one process that serves."""
     from app.api import create_app
@@ -78,10 +82,11 @@ def app() -> FastAPI:
 
 
 def _leave_alone() -> None:
-    """What is there by now, mostly modules, is there until the end: the garbage collector would
-    walk over all of it again and again, for a sixth of the CPU that an answer costs."""
+    """What is there by now, mostly modules, is there until the end, and one answer makes as many
+    objects as Python by itself lets come before it looks for garbage among them."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(NEW_OBJECTS, 10, 10)
 
 
 def ask(
