@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, Literal, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
@@ -39,6 +40,9 @@ AGAIN_S = 0.2
 NOT_NOW = ("57P01", "57P02", "57P03")
 # How long SQLite waits for another process's transaction.
 BUSY_MS = 5_000
+# Who waits longer for a thread fails: where another process has the database, each transaction
+# before its own waits as long as SQLite does.
+TURN_S = 5.0
 # So many threads read SQLite at a time.
 READERS = 4
 
@@ -148,7 +152,11 @@ class SQLite:
             return await self._in(self.writer, "BEGIN IMMEDIATE", work)
 
     async def _in(self, threads: ThreadPoolExecutor, begin: str | None, work: Work[T]) -> T:
+        asked = monotonic()
+
         def transaction() -> T:
+            if monotonic() - asked > TURN_S:
+                raise StoreError("too many wait for the database")
             with self.engine.connect() as connection:
                 if begin:
                     connection.exec_driver_sql(begin)
