@@ -27,7 +27,9 @@ AGAIN_S = 0.2
 NOT_NOW = ("57P01", "57P02", "57P03")
 
 # SQLite lets whoever comes at the right moment write next: of many that wait, some wait for ever.
-# Behind a lock a process's own writers take their turns.
+# Behind a lock a process's own writers take their turns. Whoever does not get his in time fails:
+# where another process has the database, each of those before him waits as long as SQLite does.
+TURN_S = 5.0
 _turns: WeakKeyDictionary[AsyncEngine, asyncio.Lock] = WeakKeyDictionary()
 
 
@@ -63,9 +65,23 @@ async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             async with engine.begin() as connection:
                 yield connection
             return
-        async with _turns.setdefault(engine, asyncio.Lock()), engine.begin() as connection:
+        async with _turn(engine), engine.begin() as connection:
             await connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
+
+
+@asynccontextmanager
+async def _turn(engine: AsyncEngine) -> AsyncIterator[None]:
+    lock = _turns.setdefault(engine, asyncio.Lock())
+    try:
+        async with asyncio.timeout(TURN_S):
+            await lock.acquire()
+    except TimeoutError as error:
+        raise StoreError("too many wait to write to the database") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 async def patiently(work: Callable[[bool], Awaitable[T]]) -> T:
