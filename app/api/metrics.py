@@ -56,6 +56,7 @@ class Metrics:
     def __init__(self, *, shared: bool = False) -> None:
         self.shared = shared
         self.gates: Mapping[str, Gate] = {}
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.registry = own = CollectorRegistry()
         if shared:
             self.registry = CollectorRegistry()
@@ -78,6 +79,7 @@ class Metrics:
             "http_requests_total", "HTTP requests answered.", "method", "route", "status"
         )
         self.requests_in_progress = gauge("http_requests_in_progress", "HTTP requests under way.")
+        self.tasks = gauge("tasks", "Tasks of the event loop.")
         self.runs = counter(
             "runs_total",
             "Runs of the board: full and degraded answers, failures, and runs that a client left.",
@@ -161,8 +163,9 @@ class Metrics:
 
     @asynccontextmanager
     async def telling(self, gates: Mapping[str, Gate]) -> AsyncIterator[None]:
-        """Tell of these gates too, also where another process is scraped."""
-        self.gates = gates
+        """Tell of these gates and of the running loop too, also where another process is
+        scraped."""
+        self.gates, self.loop = gates, asyncio.get_running_loop()
         showing = asyncio.create_task(self._keep_showing()) if self.shared else None
         try:
             yield
@@ -173,7 +176,7 @@ class Metrics:
 
     async def _keep_showing(self) -> None:
         while True:
-            self._show_gates()
+            self._show_states()
             await asyncio.sleep(SHOW_S)
 
     def close(self) -> None:
@@ -183,7 +186,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it in Prometheus's text format."""
-        self._show_gates()
+        self._show_states()
         return generate_latest(self.registry)
 
     def _reply(self, candidate: Candidate) -> None:
@@ -210,6 +213,11 @@ class Metrics:
                 self.rewards.labels(answer.scorer.name).observe(candidate.reward)
         for step in answer.scorer.ladder:
             self.steps.labels(step.name, step.outcome).inc()
+
+    def _show_states(self) -> None:
+        if self.loop:
+            self.tasks.set(len(asyncio.all_tasks(self.loop)))
+        self._show_gates()
 
     def _show_gates(self) -> None:
         for name, gate in self.gates.items():

@@ -142,6 +142,15 @@ async def test_what_a_judge_costs_is_a_scorers_cost(database_url: str) -> None:
     assert found["scorer_cost_unknown_total", (scorer,)] == 0
 
 
+async def test_tasks_are_those_of_the_loop(client: httpx2.AsyncClient) -> None:
+    before = (await scrape(client))["tasks", ()]
+    hold = asyncio.Event()
+    more = [asyncio.ensure_future(hold.wait()) for _ in range(20)]  # the app runs in this loop
+    assert before + 10 < (await scrape(client))["tasks", ()] < before + 30
+    hold.set()
+    await asyncio.gather(*more)
+
+
 async def test_what_a_client_left_is_counted_as_cancelled(database_url: str) -> None:
     async with MistralFake(delay_s=30) as mistral:
         ours = only_mistral(

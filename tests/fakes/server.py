@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from types import TracebackType
@@ -34,6 +35,7 @@ class FakeServer(ABC):
 
     `requests` holds what arrived, `in_progress` counts the handlers at work and `cancelled`
     those whose client went away before the reply was complete: what a cancelled call must show.
+    `faults_met` counts the calls that a fault hit.
     """
 
     FAULTS: ClassVar[tuple[Fault, ...]] = COMMON
@@ -59,7 +61,8 @@ class FakeServer(ABC):
         self.delay_s = self._initial_delay_s
         self.requests: list[Recorded] = []
         self.cancelled = 0
-        self._always: Fault | None = None
+        self.faults_met = 0
+        self._always: Callable[[], Fault | None] | None = None
         self._once: list[Fault] = []
 
     # What each API says for itself
@@ -99,7 +102,12 @@ class FakeServer(ABC):
 
     def fail(self, name: str) -> None:
         """The fault hits every call from now on."""
-        self._always = self._fault(name)
+        fault = self._fault(name)
+        self._always = lambda: fault
+
+    def fail_sometimes(self, share: float, faults: Sequence[Fault], chance: random.Random) -> None:
+        """One of the faults, drawn by `chance`, hits that share of the calls from now on."""
+        self._always = lambda: chance.choice(faults) if chance.random() < share else None
 
     def recover(self) -> None:
         """No fault hits from now on."""
@@ -116,7 +124,7 @@ class FakeServer(ABC):
         return known[name]
 
     def _next_fault(self, generates: bool) -> Fault | None:
-        fault = self._once[0] if self._once else self._always
+        fault = self._once[0] if self._once else self._always and self._always()
         if fault is None or not (generates or fault.everywhere):
             return None
         if self._once:
@@ -160,7 +168,9 @@ class FakeServer(ABC):
         if route.generates and (refusal := self.refusal(request)):
             return refusal
         fault = self._next_fault(route.generates)
-        return (fault and fault.make(Call(request, self))) or route.answer(request)
+        made = fault and fault.make(Call(request, self))
+        self.faults_met += made is not None
+        return made or route.answer(request)
 
     def _route(self, request: Recorded) -> Route | None:
         for route in self.routes():

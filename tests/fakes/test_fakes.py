@@ -7,8 +7,10 @@ say they are.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 import warnings
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -243,6 +245,17 @@ async def test_faults_queue_and_reset() -> None:
     assert first.headers["Retry-After"] == "1"
     assert parsedate_to_datetime(second.headers["Retry-After"]).tzinfo is not None
     assert len(fake.requests) == 1
+
+
+async def test_a_share_of_the_calls_meets_a_fault() -> None:
+    async with OpenAICompatibleFake() as fake:
+        faults = [one for one in fake.FAULTS if one.name in ("server_error_500", "unavailable_503")]
+        fake.fail_sometimes(0.5, faults, random.Random(1))
+        statuses = Counter([(await post(fake, EXAMPLES[2])).status for _ in range(40)])
+        assert set(statuses) == {200, 500, 503}
+        assert fake.faults_met == 40 - statuses[200]
+        fake.recover()
+        assert (await post(fake, EXAMPLES[2])).status == 200
 
 
 async def test_delay_comes_before_every_reply() -> None:

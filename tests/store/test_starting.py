@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from app.scorers.ladder import Ladder
 from app.scorers.scripted import ScriptedScorer
 from app.store import AnswerStore
 from app.store.database import PostgreSQL
+from app.store.keys import Keys
 from tests.samples import answer, plan_of, prompt
 
 OPEN = """
@@ -63,6 +65,25 @@ async def test_a_locked_database_does_not_hold_an_answer_for_ever(
             await lock.execute(text("LOCK TABLE answers IN ACCESS EXCLUSIVE MODE"))
             with pytest.raises(StoreError, match="in time"):
                 await ensemble.answer(prompt(), plan_of("a", deadline_s=0.3))
+
+
+async def test_behind_a_lock_of_another_process_nobody_waits_for_those_before_him(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.store.database.TURN_S", 0.3)
+    monkeypatch.setattr("app.store.database.BUSY_MS", 300)
+    async with AnswerStore.open(database_url) as store:
+        other = sqlite3.connect(database_url.partition(":///")[2], isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(30):  # one after the other they would take a minute
+            saving = [store.save(answer(f"ans_{number}")) for number in range(200)]
+            making = [Keys(store.database).create("k", ["answer"]) for _ in range(200)]
+            outcomes = await asyncio.gather(*saving, *making, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {StoreError}
+        other.execute("ROLLBACK")
+        other.close()
+        await store.save(answer())
+        assert [stored.id async for stored in store.answers()] == [answer().id]
 
 
 @pytest.mark.parametrize(
