@@ -126,6 +126,7 @@ class Metrics:
             "member",
             "state",
         )
+        self.tasks = gauge("asyncio_tasks", "Unfinished asyncio tasks.")
 
     @contextmanager
     def watch(self) -> Iterator[Listener]:
@@ -175,6 +176,7 @@ class Metrics:
     async def _keep_showing(self) -> None:
         while True:
             self._show_gates()
+            self._show_tasks()
             await asyncio.sleep(SHOW_S)
 
     def close(self) -> None:
@@ -182,10 +184,12 @@ class Metrics:
         if self.shared:
             mark_process_dead(os.getpid())
 
-    def text(self) -> bytes:
+    async def text(self) -> bytes:
         """All of it in Prometheus's text format."""
         self._show_gates()
-        return generate_latest(self.registry)
+        self._show_tasks()
+        # The figures of several workers are read from files.
+        return await asyncio.to_thread(generate_latest, self.registry)
 
     def _reply(self, candidate: Candidate) -> None:
         outcome = candidate.outcome
@@ -218,3 +222,6 @@ class Metrics:
             self.waiting.labels(name).set(gate.waiting)
             for state in CIRCUITS:
                 self.circuits.labels(name, state).set(gate.circuit == state)
+
+    def _show_tasks(self) -> None:
+        self.tasks.set(len(asyncio.all_tasks()))

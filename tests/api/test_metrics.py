@@ -54,6 +54,22 @@ async def test_a_run_is_counted_by_member_stage_and_scorer(client: httpx2.AsyncC
     assert found["http_requests_total", ("POST", "/answer", "200")] == 2
 
 
+async def test_unfinished_tasks_are_counted(client: httpx2.AsyncClient) -> None:
+    """The test's own are in the same loop."""
+
+    async def tasks() -> float:
+        return (await scrape(client))["asyncio_tasks", ()]
+
+    await tasks()  # the connection is there
+    before = await tasks()
+    waiting = [asyncio.create_task(asyncio.Event().wait()) for _ in range(7)]
+    assert await tasks() == before + 7
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert await tasks() == before
+
+
 async def test_routes_are_labels_and_ids_and_wrong_paths_are_not(
     client: httpx2.AsyncClient,
 ) -> None:
