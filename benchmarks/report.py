@@ -12,6 +12,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -37,9 +38,9 @@ Found = Mapping[str, Any]
 
 
 def main() -> None:
-    for name, (_, draw) in SECTIONS.items():
+    for name, kind in SECTIONS.items():
         if found := read(name):
-            save(draw(found), DOCS / "pictures" / f"{name}.svg")
+            save(kind.draw(found), DOCS / "pictures" / f"{name}.svg")
     PAGE.write_text(page(PAGE.read_text()))
 
 
@@ -62,10 +63,11 @@ def page(text: str) -> str:
 
 
 def section(name: str) -> str:
-    table, _ = SECTIONS[name]
+    kind = SECTIONS[name]
     if not (found := read(name)):
         return "Not measured yet.\n"
-    return f"{table(found)}\n\n{circumstances(found)}\n"
+    picture = f"![{kind.shows}](pictures/{name}.svg)"
+    return f"{kind.table(found)}\n\n{circumstances(found)}\n\n{picture}\n"
 
 
 def circumstances(found: Found) -> str:
@@ -305,12 +307,31 @@ LABELS = {
     "length": "characters of each reply",
     "stored": "answers stored already",
 }
-SECTIONS: Mapping[str, tuple[Callable[[Found], str], Callable[[Found], Figure]]] = {
-    "overhead": (lambda found: overhead_table(found["cells"]), draw_overhead),
-    "soak": (soak_table, draw_soak),
+
+
+@dataclass(frozen=True)
+class Section:
+    """`shows`: what the picture shows, for those who do not see it."""
+
+    table: Callable[[Found], str]
+    draw: Callable[[Found], Figure]
+    shows: str
+
+
+SECTIONS: Mapping[str, Section] = {
+    "overhead": Section(
+        lambda found: overhead_table(found["cells"]),
+        draw_overhead,
+        "Bars of CPU per answer and of added latency, for each contender",
+    ),
+    "soak": Section(
+        soak_table, draw_soak, "Memory, descriptors, tasks, CPU, latency and database over time"
+    ),
     **{
-        f"growth-{part}": (partial(growth_table, part), partial(draw_growth, part))
-        for part in LABELS
+        f"growth-{part}": Section(
+            partial(growth_table, part), partial(draw_growth, part), f"CPU per answer by {label}"
+        )
+        for part, label in LABELS.items()
     },
 }
 
