@@ -212,40 +212,37 @@ def latency_ms(samples: Sequence[Found]) -> list[float]:
 
 
 def draw_overhead(found: Found) -> Figure:
-    """Bars of the medians, with the least and the greatest round."""
+    """The medians, with the least and the greatest round."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     cells = found["cells"]
-    cpu, added = figure.subplots(1, 2)
+    cpu, latency = figure.subplots(1, 2)
     names = list(cells[0]["rounds"][0])
     width = 0.8 / len(names)
     for number, name in enumerate(names):
-        places = [
-            place + 0.8 * (number - (len(names) - 1) / 2) / len(names)
-            for place in range(len(cells))
-        ]
-        for axes, values in (
-            (cpu, [column(cell["rounds"], name, "cpu_ms") for cell in cells]),
-            (added, [[1000 * one for one in added_s(cell, name)] for cell in cells]),
-        ):
-            middles = [statistics.median(one) for one in values]
-            below = [middle - min(one) for middle, one in zip(middles, values, strict=True)]
-            above = [max(one) - middle for middle, one in zip(middles, values, strict=True)]
-            axes.bar(
-                places,
-                middles,
-                width,
-                yerr=(below, above),
-                capsize=2,
-                color=COLOURS[name],
-                label=CALLED[name],
-            )
+        beside = width * (number - (len(names) - 1) / 2)
+        places = [place + beside for place in range(len(cells))]
+        middles, spread = _spread([column(cell["rounds"], name, "cpu_ms") for cell in cells])
+        style = {"color": COLOURS[name], "label": CALLED[name], "capsize": 2}
+        cpu.bar(places, middles, width, yerr=spread, **style)
+        middles, spread = _spread([[1000 * s for s in added_s(cell, name)] for cell in cells])
+        latency.errorbar(places, middles, yerr=spread, fmt="o", **style)
     marks = [f"{1000 * cell['delay_s']:.0f} ms\n{cell['clients']}" for cell in cells]
-    for axes, title in ((cpu, "CPU, ms per answer"), (added, "added latency, ms")):
+    for axes, title in ((cpu, "CPU, ms per answer"), (latency, "added latency, ms")):
         axes.set_xticks(range(len(cells)), marks, fontsize=8)
-        axes.set(title=title, xlabel="delay of the upstreams, clients", yscale="log")
+        axes.set(title=title, xlabel="delay of the upstreams, clients")
         _plain(axes)
+    latency.set(yscale="log")
+    latency.yaxis.set_major_formatter("{x:g}")
     figure.legend(*cpu.get_legend_handles_labels(), loc="outside upper center", ncols=len(names))
     return figure
+
+
+def _spread(values: Sequence[Sequence[float]]) -> tuple[list[float], tuple[list[float], ...]]:
+    """The median of each, and how far the least and the greatest are from it."""
+    middles = [statistics.median(one) for one in values]
+    below = [middle - min(one) for middle, one in zip(middles, values, strict=True)]
+    above = [max(one) - middle for middle, one in zip(middles, values, strict=True)]
+    return middles, (below, above)
 
 
 def draw_growth(part: str, found: Found) -> Figure:
@@ -288,6 +285,7 @@ def draw_soak(found: Found) -> Figure:
     for axes, (label, curves) in zip(figure.subplots(len(rows), 1, sharex=True), rows, strict=True):
         for name, values in curves.items():
             axes.plot(minutes, values, label=name, linewidth=1)
+        axes.margins(y=0.15)
         axes.set(ylabel=label, ylim=(0, None))
         if len(curves) > 1:
             axes.legend(loc="upper right", fontsize=8, ncols=len(curves))
