@@ -91,7 +91,7 @@ def main() -> None:
     given = parser.parse_args()
     contenders: dict[str, Starter] = {"starboard": starboard, "bare": bare}
     if given.litellm:
-        contenders["litellm"] = litellm(given.litellm)
+        contenders["litellm"] = litellm(given.litellm.absolute())
     found: list[Cell] = []
     with Progress(transient=True) as progress:
         rounds = len(given.delays) * len(given.clients) * given.rounds
@@ -108,7 +108,9 @@ def main() -> None:
     cells = [asdict(cell) for cell in found]
     print(overhead_table(cells))
     if given.out:
-        of_litellm = versions("litellm", of=given.litellm.parent) if given.litellm else {}
+        of_litellm = (
+            versions("litellm", of=given.litellm.absolute().parent) if given.litellm else {}
+        )
         keep(given.out, {"cells": cells}, {**versions(*LIBRARIES), **of_litellm})
 
 

@@ -83,9 +83,9 @@ def judged(samples: list[Sample], wrong: int = 0, **after: int) -> bool:
 
 def test_a_soak_is_flat_only_if_all_of_it_is() -> None:
     assert judged(steady())
-    assert judged(steady(), descriptors=29, tasks=4)
+    assert judged(steady(), descriptors=34, tasks=4)
     assert not judged(steady(grows=0.5))
-    assert not judged(steady(), descriptors=31)
+    assert not judged(steady(), descriptors=35)
     assert not judged(steady(), tasks=6)
     assert not judged(steady(), wrong=1)
 
