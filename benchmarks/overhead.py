@@ -89,9 +89,10 @@ def main() -> None:
     parser.add_argument("--delays", type=float, nargs="+", default=[0.0, 0.2], help="seconds")
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     given = parser.parse_args()
+    command = given.litellm and given.litellm.absolute()  # the service has a folder of its own
     contenders: dict[str, Starter] = {"starboard": starboard, "bare": bare}
-    if given.litellm:
-        contenders["litellm"] = litellm(given.litellm.absolute())
+    if command:
+        contenders["litellm"] = litellm(command)
     found: list[Cell] = []
     with Progress(transient=True) as progress:
         rounds = len(given.delays) * len(given.clients) * given.rounds
@@ -108,9 +109,7 @@ def main() -> None:
     cells = [asdict(cell) for cell in found]
     print(overhead_table(cells))
     if given.out:
-        of_litellm = (
-            versions("litellm", of=given.litellm.absolute().parent) if given.litellm else {}
-        )
+        of_litellm = versions("litellm", of=command.parent) if command else {}
         keep(given.out, {"cells": cells}, {**versions(*LIBRARIES), **of_litellm})
 
 
