@@ -25,6 +25,7 @@ def keep(path: Path, found: Mapping[str, Any], libraries: Mapping[str, str]) -> 
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "gigabytes": _gigabytes()},
         "versions": {"Python": platform.python_version(), **libraries},
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**circumstances, **_rounded(found)}, indent=1) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -18,6 +19,7 @@ import report
 import upstreams
 from estimates import drift, least_squares, median
 from processes import cpu_s, descriptors, peak_mb, resident_mb, threads
+from results import keep, versions
 from soak import Sample, verdict
 
 BENCHMARKS = Path(report.__file__).parent
@@ -137,6 +139,18 @@ def test_what_a_process_takes_is_counted_with_its_children() -> None:
         assert threads(pid) == before[1] + 1
         assert 0 < peak_mb(child.pid) < resident_mb(pid)
     assert cpu_s(pid) > 0
+
+
+def test_what_was_found_is_kept_with_where_and_when(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "found.json"
+    keep(path, {"rounds": [{"cpu_ms": 1.23456789, "clients": 16}]}, versions("pytest", "aiohttp"))
+    kept = json.loads(path.read_text())
+    assert kept["rounds"] == [{"cpu_ms": 1.23457, "clients": 16}]
+    assert list(kept["versions"]) == ["Python", "pytest", "aiohttp"]
+    assert kept["versions"]["pytest"] == pytest.__version__
+    told = report.circumstances(kept)
+    assert told.startswith(f"Measured on {kept['date']}: ")
+    assert f"{os.cpu_count()} cores" in told
 
 
 def test_vendors_fail_in_all_ways_in_turn() -> None:
