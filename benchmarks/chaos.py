@@ -370,7 +370,7 @@ class Rig:
             return None
         for file in [name for name in files if "faketime" in name]:
             del files[file]
-        tasks, resident = int(found["tasks",]), resident_mb(service.process.pid)
+        tasks, resident = int(found["asyncio_tasks",]), resident_mb(service.process.pid)
         return AtRest(sum(files.values()), int(threads[1]), tasks, resident, files)
 
     async def settle(self) -> None:

@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from processes import peak_mb
 from rich.progress import track
 
 PORT = 8765
@@ -62,7 +63,7 @@ def measure() -> dict[str, float]:
                 started = time.monotonic()
                 ask()
                 answer = time.monotonic() - started
-                return {"ready": ready, "answer": answer, "resident": resident_mb(server.pid)}
+                return {"ready": ready, "answer": answer, "resident": peak_mb(server.pid)}
             finally:
                 server.terminate()
 
@@ -85,12 +86,6 @@ def ask() -> None:
         document = json.load(response)
     assert len(document["candidates"]) == 2, document
     assert all(candidate["scores"] for candidate in document["candidates"]), document
-
-
-def resident_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1000
 
 
 if __name__ == "__main__":

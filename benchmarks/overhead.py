@@ -11,7 +11,8 @@ Three contenders take turns on the same fake upstreams, each in a process of its
   own makes it.
 
 Every round measures each contender once, so that ratios are between neighbours in time; what is
-stated is the median of the rounds' ratios, with the least and the greatest.
+stated is the median of the rounds' ratios, with the least and the greatest. benchmarks/report.py
+makes the table and the picture of docs/benchmarks.md from the file.
 """
 
 from __future__ import annotations
@@ -33,14 +34,16 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from processes import cpu_s, resident_mb
+from report import overhead_table
+from results import keep, versions
 from rich.progress import Progress
 from upstreams import KEY
 
 HERE = Path(__file__).parent
 PROMPT = "Why is the sky blue?"
-TICKS = os.sysconf("SC_CLK_TCK")
-PAGE = os.sysconf("SC_PAGE_SIZE")
 MEMBERS = ("claude", "gemma", "mistral")
+LIBRARIES = ("anthropic", "google-genai", "aiohttp", "fastapi", "uvicorn", "sqlalchemy")
 
 
 @dataclass(frozen=True)
@@ -86,46 +89,38 @@ def main() -> None:
     parser.add_argument("--delays", type=float, nargs="+", default=[0.0, 0.2], help="seconds")
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     given = parser.parse_args()
+    command = given.litellm and given.litellm.absolute()  # the service has a folder of its own
     contenders: dict[str, Starter] = {"starboard": starboard, "bare": bare}
-    if given.litellm:
-        contenders["litellm"] = litellm(given.litellm)
+    if command:
+        contenders["litellm"] = litellm(command)
     found: list[Cell] = []
     with Progress(transient=True) as progress:
-        cells = len(given.delays) * len(given.clients) * given.rounds * len(contenders)
-        task = progress.add_task("measuring", total=cells)
+        rounds = len(given.delays) * len(given.clients) * given.rounds
+        task = progress.add_task("measuring", total=rounds)
         for delay in given.delays:
-            with running(contenders, delay) as services:
+            with running(contenders, "--delay", str(delay)) as services:
                 for clients in given.clients:
-                    rounds: list[dict[str, Measured]] = []
-                    for _ in range(given.rounds):
-                        one = {}
-                        for name, service in services.items():
-                            answers = max(given.answers, 2 * clients)
-                            one[name] = asyncio.run(measure(service, answers, clients))
-                            progress.advance(task)
-                        rounds.append(one)
-                    found.append(Cell(delay, clients, rounds))
-    for cell in found:
-        report(cell)
+                    answers = max(given.answers, 2 * clients)
+                    cell = Cell(delay, clients, [])
+                    for one in take_turns(services, given.rounds, answers, clients):
+                        cell.rounds.append(one)
+                        progress.advance(task)
+                    found.append(cell)
+    cells = [asdict(cell) for cell in found]
+    print(overhead_table(cells))
     if given.out:
-        given.out.write_text(json.dumps([asdict(cell) for cell in found], indent=1))
+        of_litellm = versions("litellm", of=command.parent) if command else {}
+        keep(given.out, {"cells": cells}, {**versions(*LIBRARIES), **of_litellm})
 
 
-def report(cell: Cell) -> None:
-    rounds = cell.rounds
-    title = f"{cell.delay_s * 1000:.0f} ms upstream, {cell.clients} clients, {len(rounds)} rounds"
-    print(f"\n{title}")
-    print(f"{'':10} {'CPU ms':>8} {'added ms':>9} {'p95 ms':>8} {'MB':>6}   CPU, of starboard's")
-    calls = {"starboard": 2, "bare": 2, "litellm": 1}
-    for name in rounds[0]:
-        cpu = statistics.median(one[name].cpu_ms for one in rounds)
-        waits = calls[name] * cell.delay_s
-        added = statistics.median(one[name].median_s for one in rounds) - waits
-        p95 = statistics.median(one[name].p95_s for one in rounds)
-        mb = max(one[name].resident_mb for one in rounds)
-        ratios = sorted(one[name].cpu_ms / one["starboard"].cpu_ms for one in rounds)
-        spread = f"{statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]"
-        print(f"{name:10} {cpu:8.2f} {1000 * added:9.1f} {1000 * p95:8.1f} {mb:6.0f}   {spread}")
+def take_turns(
+    services: Mapping[str, Service], rounds: int, answers: int, clients: int
+) -> Iterator[dict[str, Measured]]:
+    """Measure each service once a round, in turn forwards and backwards."""
+    for number in range(rounds):
+        order = list(services)[:: -1 if number % 2 else 1]
+        measured = {name: asyncio.run(measure(services[name], answers, clients)) for name in order}
+        yield {name: measured[name] for name in services}
 
 
 async def measure(service: Service, answers: int, clients: int) -> Measured:
@@ -162,11 +157,11 @@ async def ask(http: aiohttp.ClientSession, service: Service) -> None:
 
 
 @contextmanager
-def running(contenders: Mapping[str, Starter], delay_s: float) -> Iterator[dict[str, Service]]:
-    """The contenders, ready, on upstreams of their own."""
+def running(contenders: Mapping[str, Starter], *options: str) -> Iterator[dict[str, Service]]:
+    """The contenders, ready, on upstreams of their own with these options."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        upstreams = stack.enter_context(serving_upstreams("--delay", str(delay_s)))
+        upstreams = stack.enter_context(serving_upstreams(*options))
         services = {name: start(folder, upstreams) for name, start in contenders.items()}
         for service in services.values():
             stack.callback(service.process.wait)
@@ -298,31 +293,6 @@ def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
-
-
-def cpu_s(pid: int) -> float:
-    """User and system seconds of a process and its children so far."""
-    return sum(
-        sum(int(ticks) for ticks in stat(one)[11:13]) / TICKS for one in (pid, *children(pid))
-    )
-
-
-def resident_mb(pid: int) -> float:
-    return sum(int(stat(one)[21]) * PAGE for one in (pid, *children(pid))) / 1e6
-
-
-def stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat behind the command's name, which may hold blanks."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-def children(pid: int) -> list[int]:
-    direct = [
-        int(one)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for one in (task / "children").read_text().split()
-    ]
-    return [*direct, *(below for one in direct for below in children(one))]
 
 
 if __name__ == "__main__":

@@ -94,8 +94,7 @@ class MetricsResponse(Response):
 @router.get("/metrics", response_class=MetricsResponse)
 async def metrics(counts: Counts) -> MetricsResponse:
     """Counts, latencies and states, for Prometheus to scrape."""
-    # The figures of several workers are read from files.
-    return MetricsResponse(await asyncio.to_thread(counts.text))
+    return MetricsResponse(await counts.text())
 
 
 @router.get("/models", responses=responses(401, 403, 503), dependencies=[Depends(needs("read"))])

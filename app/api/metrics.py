@@ -56,7 +56,6 @@ class Metrics:
     def __init__(self, *, shared: bool = False) -> None:
         self.shared = shared
         self.gates: Mapping[str, Gate] = {}
-        self.loop: asyncio.AbstractEventLoop | None = None
         self.registry = own = CollectorRegistry()
         if shared:
             self.registry = CollectorRegistry()
@@ -79,7 +78,6 @@ class Metrics:
             "http_requests_total", "HTTP requests answered.", "method", "route", "status"
         )
         self.requests_in_progress = gauge("http_requests_in_progress", "HTTP requests under way.")
-        self.tasks = gauge("tasks", "Tasks of the event loop.")
         self.runs = counter(
             "runs_total",
             "Runs of the board: full and degraded answers, failures, and runs that a client left.",
@@ -128,6 +126,7 @@ class Metrics:
             "member",
             "state",
         )
+        self.tasks = gauge("asyncio_tasks", "Unfinished asyncio tasks.")
 
     @contextmanager
     def watch(self) -> Iterator[Listener]:
@@ -163,9 +162,8 @@ class Metrics:
 
     @asynccontextmanager
     async def telling(self, gates: Mapping[str, Gate]) -> AsyncIterator[None]:
-        """Tell of these gates and of the running loop too, also where another process is
-        scraped."""
-        self.gates, self.loop = gates, asyncio.get_running_loop()
+        """Tell of these gates too, also where another process is scraped."""
+        self.gates = gates
         showing = asyncio.create_task(self._keep_showing()) if self.shared else None
         try:
             yield
@@ -176,7 +174,8 @@ class Metrics:
 
     async def _keep_showing(self) -> None:
         while True:
-            self._show_states()
+            self._show_gates()
+            self._show_tasks()
             await asyncio.sleep(SHOW_S)
 
     def close(self) -> None:
@@ -184,10 +183,12 @@ class Metrics:
         if self.shared:
             mark_process_dead(os.getpid())
 
-    def text(self) -> bytes:
+    async def text(self) -> bytes:
         """All of it in Prometheus's text format."""
-        self._show_states()
-        return generate_latest(self.registry)
+        self._show_gates()
+        self._show_tasks()
+        # The figures of several workers are read from files.
+        return await asyncio.to_thread(generate_latest, self.registry)
 
     def _reply(self, candidate: Candidate) -> None:
         outcome = candidate.outcome
@@ -214,14 +215,12 @@ class Metrics:
         for step in answer.scorer.ladder:
             self.steps.labels(step.name, step.outcome).inc()
 
-    def _show_states(self) -> None:
-        if self.loop:
-            self.tasks.set(len(asyncio.all_tasks(self.loop)))
-        self._show_gates()
-
     def _show_gates(self) -> None:
         for name, gate in self.gates.items():
             self.calls.labels(name).set(gate.in_progress)
             self.waiting.labels(name).set(gate.waiting)
             for state in CIRCUITS:
                 self.circuits.labels(name, state).set(gate.circuit == state)
+
+    def _show_tasks(self) -> None:
+        self.tasks.set(len(asyncio.all_tasks()))
