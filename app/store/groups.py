@@ -68,6 +68,7 @@ class Groups(Generic[Item]):
 
 
 def _of_one(error: Exception) -> bool:
-    """Whether one of the items may have been refused, and not the database be out of order."""
-    lost = isinstance(error, StoreError) and error.lost
-    return not (lost or isinstance(error.__cause__, OperationalError))
+    """Whether it was one of the items that was refused, and not the database out of order."""
+    if isinstance(error, StoreError) and error.lost:
+        return False
+    return error.__cause__ is not None and not isinstance(error.__cause__, OperationalError)

@@ -71,7 +71,8 @@ async def test_behind_a_lock_of_another_process_nobody_waits_for_those_before_hi
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.store.database.TURN_S", 0.3)
-    monkeypatch.setattr("app.store.database.BUSY_MS", 300)
+    for module in ("database", "answers"):
+        monkeypatch.setattr(f"app.store.{module}.BUSY_MS", 300)
     async with AnswerStore.open(database_url) as store:
         other = sqlite3.connect(database_url.partition(":///")[2], isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
