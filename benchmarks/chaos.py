@@ -35,7 +35,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -73,8 +73,9 @@ STORE_S = 10.0
 # Where another process has SQLite's lock: 5 s to store, and twice 10 s (a turn among the process's
 # own writers, then SQLite's patience) to book and to release an Idempotency-Key.
 LOCKED_S = 25.0
-# Bodies of 8 MiB, many at a time, leave the allocator with more than it had.
-GROWTH_MB = 100.0
+# What a phase may leave resident; and one with bodies of 8 MiB, many at a time, which the allocator
+# keeps for the next ones.
+GROWTH_MB, GROWTH_OF_LARGE_MB = 30.0, 400.0
 # A lease ends so long after the deadline of its run, and whatever a killed process held with it.
 LEASE_S = 10.0
 AT_REST_S = 60.0
@@ -375,8 +376,10 @@ class Rig:
         return AtRest(sum(files.values()), int(threads[1]), tasks, resident, files)
 
     async def settle(self) -> None:
-        """Remember what there is at rest, once every connection upstream is closed."""
-        await asyncio.gather(*(self._scrape(url) for url in self.urls * 16))
+        """Remember what there is at rest, with pools of threads and of database connections full,
+        once every connection upstream is closed."""
+        for path in ("metrics", "answers/none"):
+            await asyncio.gather(*(self._get(f"{url}/{path}") for url in self.urls * 32))
         async with asyncio.timeout(AT_REST_S):
             while self.connections:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.2)
@@ -385,16 +388,15 @@ class Rig:
                 await asyncio.sleep(0.2)
             self.before.append(found)
 
-    async def _scrape(self, url: str) -> None:
-        """For the threads that do it, too."""
-        async with self.http.get(f"{url}/metrics") as reply:
+    async def _get(self, url: str) -> None:
+        async with self.http.get(url, headers=self.headers) as reply:
             await reply.read()
 
     @property
     def connections(self) -> int:
         return sum(fake.open_connections for fake in self.fakes.values())
 
-    async def check_leaks(self, tally: Tally) -> None:
+    async def check_leaks(self, phase: Phase, tally: Tally) -> None:
         """Wait until the service is as it was at rest; what is not so by then has leaked."""
         limit = time.monotonic() + AT_REST_S
         for number, before in enumerate(self.before):
@@ -407,9 +409,11 @@ class Rig:
                     break
                 await asyncio.sleep(0.3)
                 now = await self.at_rest(number)
-            if now and now.resident_mb > before.resident_mb + GROWTH_MB:
+            if now and now.resident_mb > before.resident_mb + phase.growth_mb:
                 grown = f"{now.resident_mb:.0f} MB after {before.resident_mb:.0f}"
                 tally.blame("leaked", f"replica {number}: {grown}")
+            if now:
+                self.before[number] = replace(before, resident_mb=now.resident_mb)
 
     # What the database says
 
@@ -646,13 +650,15 @@ Disturb = Callable[[Rig, float], Awaitable[int]]
 @dataclass(frozen=True)
 class Phase:
     """`refusals` are the statuses that may come of it, `grace_s` what the database may take after
-    the deadline. `exact`: what was spent is booked to the cent, and nothing is held afterwards."""
+    the deadline, `growth_mb` what a process may have resident beyond what it had before. `exact`:
+    what was spent is booked to the cent, and nothing is held afterwards."""
 
     name: str
     disturb: Disturb
     refusals: frozenset[int] = frozenset({502, 504})
     grace_s: float = 0.0
     exact: bool = True
+    growth_mb: float = GROWTH_MB
     kills: bool = False
     leaves: bool = False
     faked: bool = False
@@ -824,6 +830,7 @@ UPSTREAM = (
             *("truncated_json", "garbage", "plain_text", "brackets", "html_502", "empty_body"),
             *("not_an_object", "error_with_200", "empty_text", "huge_body", "gzip_bomb"),
         ),
+        growth_mb=GROWTH_OF_LARGE_MB,
     ),
     Phase("429 storm", upstream(0.8, "rate_limited_429")),
     Phase(
@@ -949,7 +956,7 @@ async def one_phase(rig: Rig, phase: Phase, seconds: float, *, leaks: bool = Tru
     await rig.recover(tally)
     await rig.check_records(phase, questions, tally)
     if leaks and rig.before:
-        await rig.check_leaks(tally)
+        await rig.check_leaks(phase, tally)
     tally.held_mb = sum(resident_mb(service.process.pid) for service in rig.services)
     if phase.faked:
         await rig.restart(0, signal.SIGTERM)
