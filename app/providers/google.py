@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 from google import genai
 from google.genai import errors, types
@@ -37,7 +37,10 @@ class _Fields:
 
 
 class _Config(_Fields, types.GenerateContentConfig):
-    pass
+    """The package copies it deeply for every call; its values are texts and numbers."""
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> _Config:
+        return self.model_copy()
 
 
 class _Part(_Fields, types.Part):
