@@ -76,6 +76,8 @@ LOCKED_S = 25.0
 # What a phase may leave resident; and one with bodies of 8 MiB, many at a time, which the allocator
 # keeps for the next ones.
 GROWTH_MB, GROWTH_OF_LARGE_MB = 30.0, 400.0
+# Descriptors of SQLite's files: at most 15 connections, each with three.
+POOLED = 45
 # A lease ends so long after the deadline of its run, and whatever a killed process held with it.
 LEASE_S = 10.0
 AT_REST_S = 60.0
@@ -372,8 +374,12 @@ class Rig:
             return None
         for file in [name for name in files if "faketime" in name]:
             del files[file]
+        # A pool of connections fills when it is needed: what it may hold is no leak.
+        file = self.database.partition(":///")[2]
+        of_database = sum(n for name, n in files.items() if file and name.startswith(file))
+        descriptors = sum(files.values()) - min(of_database, POOLED)
         tasks, resident = int(found["asyncio_tasks",]), resident_mb(service.process.pid)
-        return AtRest(sum(files.values()), int(threads[1]), tasks, resident, files)
+        return AtRest(descriptors, int(threads[1]), tasks, resident, files)
 
     async def settle(self) -> None:
         """Remember what there is at rest, with pools of threads and of database connections full,

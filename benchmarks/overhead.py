@@ -124,11 +124,13 @@ def take_turns(
 
 
 async def measure(service: Service, answers: int, clients: int) -> Measured:
-    """Ask so often, so many at a time; a few beforehand are not counted."""
+    """Ask so often, so many at a time; a few beforehand are not counted. The clients begin one
+    after the other within the time of one answer: in step they would wait for each other."""
     left = iter(range(answers))
     took: list[float] = []
 
-    async def client(http: aiohttp.ClientSession) -> None:
+    async def client(http: aiohttp.ClientSession, after_s: float) -> None:
+        await asyncio.sleep(after_s)
         for _ in left:
             began = time.perf_counter()
             await ask(http, service)
@@ -136,9 +138,11 @@ async def measure(service: Service, answers: int, clients: int) -> Measured:
 
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as http:
+        began = time.perf_counter()
         await asyncio.gather(*(ask(http, service) for _ in range(clients)))
+        apart_s = (time.perf_counter() - began) / clients
         before = cpu_s(service.process.pid)
-        await asyncio.gather(*(client(http) for _ in range(clients)))
+        await asyncio.gather(*(client(http, n * apart_s) for n in range(clients)))
         spent = cpu_s(service.process.pid) - before
     took.sort()
     return Measured(

@@ -345,6 +345,8 @@ async def _read(stream: aiohttp.StreamReader, *, packed: bool) -> bytes:
         left -= max(len(plain), len(chunk))
         if left < 0:
             limit = f"{MAX_BODY_BYTES // 2**20} MiB"
+            chunks.clear()  # the error may be kept for a while, and with it this frame
+            del chunk, plain
             raise UpstreamError("bad_reply", f"the upstream's reply is over {limit}")
         chunks.append(plain)
     return b"".join(chunks)
