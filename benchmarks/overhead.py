@@ -100,7 +100,9 @@ def main() -> None:
         for delay in given.delays:
             with running(contenders, "--delay", str(delay)) as services:
                 for clients in given.clients:
-                    answers = max(given.answers, 2 * clients)
+                    # One client alone would wait for minutes where upstreams take their time.
+                    patience = 40 * clients if delay else given.answers
+                    answers = max(min(given.answers, patience), 2 * clients)
                     cell = Cell(delay, clients, [])
                     for one in take_turns(services, given.rounds, answers, clients):
                         cell.rounds.append(one)
