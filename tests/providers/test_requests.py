@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -345,6 +346,27 @@ async def test_a_password_in_netrc_is_not_taken_for_the_key(
     http = open_http()
     for provider in providers(fakes, http):
         assert (await provider.complete(prompt())).text == FakeServer.default_reply, provider.name
+    await http.aclose()
+
+
+async def test_no_cookies_are_kept(http: Http) -> None:
+    class Tracking(AnthropicFake):
+        reply_headers: ClassVar = {"Set-Cookie": "who=you; Path=/"}
+
+    async with Tracking() as fake:
+        provider = open_claude(fake, http, "claude-sonnet-5-5")
+        for _ in range(2):
+            await provider.complete(prompt())
+            await http.session.get(f"{fake.base_url}/v1/models")
+    assert len(fake.requests) == 4
+    assert not any("Cookie" in request.headers for request in fake.requests)
+
+
+async def test_a_proxys_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://user:secret@proxy.invalid")
+    http = open_http()
+    assert http.proxies["https"].startswith("http://user:secret@")
+    assert "secret" not in repr(http)
     await http.aclose()
 
 
