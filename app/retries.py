@@ -63,7 +63,7 @@ class Retries:
             return await attempt()
         except UpstreamError as error:
             first = error
-        # Most calls need no policy, and to begin one takes a sixth of what a call over HTTP does.
+        # Most calls need no policy, and to begin one is not cheap.
         policy = stamina.retry_context(on=wait, attempts=self.attempts, timeout=None)
         try:
             async for one in policy:
@@ -75,7 +75,10 @@ class Retries:
             # Never the text of the error or of its cause: they may quote keys and prompts.
             cause = type(error.__cause__).__name__ if error.__cause__ else "no exception"
             log.warning("%s failed: %s (%s)", name, error.kind, cause)
-            return as_failure(error)
+            # The policy is full of cycles: what it keeps must not keep frames, with whole replies.
+            return as_failure(error.with_traceback(None))
+        finally:
+            del first  # its traceback holds this frame
         raise AssertionError("the retry policy ends in a result or an error")
 
 

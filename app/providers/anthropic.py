@@ -69,7 +69,7 @@ class AnthropicProvider:
         turns: list[MessageParam] = [_wire_turn(turn) for turn in prompt.turns]
         with upstream(self.name):
             try:
-                # Without the package's models, which take 0.1 ms of CPU to make.
+                # Read without the package's models, which cost several times as much.
                 response = await self.client.messages.with_raw_response.create(
                     model=self.model,
                     max_tokens=prompt.max_tokens,

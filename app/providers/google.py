@@ -75,7 +75,7 @@ class GoogleProvider:
             try:
                 response = await self.client.aio.models.generate_content(
                     model=self.model,
-                    # A list of one costs the package a quarter of a millisecond more to check.
+                    # The package takes long to check a list.
                     contents=contents if len(contents) > 1 else contents[0],
                     config=config,
                 )

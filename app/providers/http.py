@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC
 from functools import cached_property
 from http import HTTPStatus
@@ -75,7 +75,7 @@ class Http:
     """The one pool of connections. `proxies` are those that the environment names, by scheme."""
 
     session: aiohttp.ClientSession
-    proxies: Mapping[str, str]
+    proxies: Mapping[str, str] = field(repr=False)  # their URLs may hold passwords
 
     @cached_property
     def packages(self) -> httpx2.AsyncClient:
@@ -320,11 +320,12 @@ class _Transport(httpx2.AsyncBaseTransport):
         response, body = await self._http.exchange(
             request.method, str(request.url), headers, request.content or None
         )
-        unpacked = (b"content-encoding", b"content-length")
-        left = [(k, v) for k, v in response.raw_headers if k.lower() not in unpacked]
+        left = [(k, v) for k, v in response.raw_headers if k.lower() not in _NOT_PASSED_ON]
         return httpx2.Response(response.status, headers=left, content=body, request=request)
 
 
+# The body is unpacked by then; and httpx2's client would keep cookies, for all members together.
+_NOT_PASSED_ON = (b"content-encoding", b"content-length", b"set-cookie")
 _ENCODINGS = ("identity", "gzip", "x-gzip", "deflate")
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 

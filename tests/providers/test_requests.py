@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from google.genai import types
 
 from app.domain import NOTHING, Message, Prompt, Usage
 from app.errors import ConfigurationError, UpstreamError
 from app.providers import Provider
 from app.providers.anthropic import open_anthropic
-from app.providers.google import open_google
+from app.providers.google import google_role, open_google
 from app.providers.google_generativeai import open_google_generativeai
 from app.providers.http import MAX_BODY_BYTES, Http, completion, open_http, post_json
 from app.providers.mistral import MistralProvider
@@ -119,14 +121,39 @@ async def test_gemma_3_gets_the_system_text_in_its_first_turn(
     url = google.base_url
     provider = open_google("g", model, api_key=str(google.api_key), base_url=url, http=http)
     done = await provider.complete(TALK)
-    sent = google.requests[-1].sent
-    assert [turn["role"] for turn in sent["contents"]] == ["user", "model", "user"]
-    assert sent["contents"][0]["parts"][0]["text"] == first
-    said = sent.get("systemInstruction")
-    assert (said and said["parts"][0]["text"]) == system
-    assert sent["generationConfig"] == {"temperature": 0.5, "maxOutputTokens": 64}
+    turns = ("user", first), ("model", "1"), ("user", "Two?")
+    told = {"systemInstruction": {"parts": [{"text": system}], "role": "user"}} if system else {}
+    assert google.requests[-1].sent == {
+        "contents": [{"role": role, "parts": [{"text": text}]} for role, text in turns],
+        "generationConfig": {"temperature": 0.5, "maxOutputTokens": 64},
+        **told,
+    }
     assert "key=" not in google.requests[-1].path
     assert done.text == GoogleFake.default_reply
+
+
+@pytest.mark.parametrize("asked", [TALK, prompt()])
+async def test_gemma_is_sent_what_the_package_makes_of_its_own_types(
+    google: GoogleFake, http: Http, asked: Prompt
+) -> None:
+    """Ours answer for it what it asks them, so that it need not look."""
+    key, url, model = str(google.api_key), google.base_url, "gemma-4-31b-it"
+    provider = open_google("g", model, api_key=key, base_url=url, http=http)
+    await provider.complete(asked)
+    await provider.client.aio.models.generate_content(
+        model=model,
+        contents=[
+            types.Content(role=google_role(turn.role), parts=[types.Part(text=turn.content)])
+            for turn in asked.turns
+        ],
+        config=types.GenerateContentConfig(
+            system_instruction=asked.system,
+            temperature=asked.temperature,
+            max_output_tokens=asked.max_tokens,
+        ),
+    )
+    ours, theirs = google.requests
+    assert (ours.path, ours.query, ours.body) == (theirs.path, theirs.query, theirs.body)
 
 
 async def test_gemma_is_asked_once_whatever_its_reply_leaves_out(http: Http) -> None:
@@ -345,6 +372,27 @@ async def test_a_password_in_netrc_is_not_taken_for_the_key(
     http = open_http()
     for provider in providers(fakes, http):
         assert (await provider.complete(prompt())).text == FakeServer.default_reply, provider.name
+    await http.aclose()
+
+
+async def test_no_cookies_are_kept(http: Http) -> None:
+    class Tracking(AnthropicFake):
+        reply_headers: ClassVar = {"Set-Cookie": "who=you; Path=/"}
+
+    async with Tracking() as fake:
+        provider = open_claude(fake, http, "claude-sonnet-5-5")
+        for _ in range(2):
+            await provider.complete(prompt())
+            await http.session.get(f"{fake.base_url}/v1/models")
+    assert len(fake.requests) == 4
+    assert not any("Cookie" in request.headers for request in fake.requests)
+
+
+async def test_a_proxys_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://user:secret@proxy.invalid")
+    http = open_http()
+    assert http.proxies["https"].startswith("http://user:secret@")
+    assert "secret" not in repr(http)
     await http.aclose()
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
 
-from app.domain import Completion, Failure, Message, Prompt
+from app.domain import Completion, Failure, FailureKind, Message, Prompt
 from app.errors import ConfigurationError, UpstreamError
 from app.providers.http import Http
 from app.providers.openai_compatible import OpenAICompatibleProvider
@@ -255,6 +257,33 @@ async def test_backoff_doubles_and_a_longer_wait_is_not_waited(
     waits.clear()
     await patient.outcome("host", asks_too_much)
     assert waits == []
+
+
+@pytest.mark.parametrize(
+    "kinds", [["bad_reply"], ["unavailable", None], ["unavailable", "unavailable"]]
+)
+async def test_what_an_attempt_held_is_freed_without_the_collector(
+    kinds: list[FailureKind | None],
+) -> None:
+    class Held:
+        pass
+
+    held: list[weakref.ref[Held]] = []
+    told = iter(kinds)
+
+    async def attempt() -> str:
+        here = Held()
+        held.append(weakref.ref(here))
+        if kind := next(told):
+            raise UpstreamError(kind, "no")
+        return "yes"
+
+    gc.disable()
+    try:
+        await Retries(2, SOON.backoff_s, SOON.longest_wait_s).outcome("host", attempt)
+    finally:
+        gc.enable()
+    assert [one() for one in held] == [None] * len(kinds)
 
 
 async def test_an_outage_is_no_wrong_answer(host: OpenAICompatibleFake, http: Http) -> None:
