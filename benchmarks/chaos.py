@@ -25,7 +25,6 @@ import platform
 import random
 import re
 import resource
-import secrets
 import signal
 import sqlite3
 import subprocess
@@ -84,6 +83,8 @@ AT_REST_S = 60.0
 WARM_UP_S = 4.0
 RECOVERY_S = 60.0
 DELAY_S = 0.08
+# How often a client asks again under its Idempotency-Key.
+AGAIN = 3
 MOST_SAID = 20
 DISK = "512m"
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
@@ -186,11 +187,12 @@ class Given:
 class Question:
     """A prompt, and by id what was given as an answer; `told` are ids of runs that failed.
 
-    `twice`: asked twice at once, under one Idempotency-Key.
+    `keyed`: asked twice at once under one Idempotency-Key, and again under it after a 503.
     """
 
     nonce: str
-    twice: bool
+    keyed: bool
+    unavailable: bool = False
     given: dict[str, Given] = field(default_factory=dict)
     told: set[str] = field(default_factory=set)
 
@@ -202,6 +204,7 @@ class Tally:
     `gone` are requests without an end: the client left, or the service was killed. `late` ones
     were over after the deadline and what is allowed on top. `leaked` are descriptors, threads,
     tasks, connections, calls and reservations beyond those at rest; `held` are megabytes resident.
+    `not_booked` are runs of whose cost the service itself says that it could not be booked.
     """
 
     store: str
@@ -216,6 +219,7 @@ class Tally:
     late: int = 0
     wrong: int = 0
     lost: int = 0
+    not_booked: int = 0
     doubled: int = 0
     leaked: int = 0
     held_mb: float = 0.0
@@ -252,6 +256,40 @@ class AtRest:
         )
 
 
+@dataclass(frozen=True)
+class Money:
+    """Since the start, in nano-dollars: what is booked on the key, what each stored answer cost,
+    by id; what the service says it could not book, by lease; and how many runs asked members."""
+
+    booked: int
+    costs: Mapping[str, int]
+    not_booked: Mapping[str, int]
+    runs: int
+
+    def since(self, before: Money) -> Money:
+        return Money(
+            self.booked - before.booked,
+            {id_: cost for id_, cost in self.costs.items() if id_ not in before.costs},
+            {id_: n for id_, n in self.not_booked.items() if id_ not in before.not_booked},
+            self.runs - before.runs,
+        )
+
+    def wrong(self, *, exact: bool, given: int | None = None) -> str | None:
+        """What is wrong with what was booked, if anything.
+
+        `exact`: to the nano-dollar what the stored answers cost. Else at least that, but for what
+        is said not to be booked (`given` in its place: a killed process books nothing), and at
+        most one run more for each that asked the members and stored nothing.
+        """
+        least = most = sum(self.costs.values())
+        if not exact:
+            least = (least if given is None else given) - sum(self.not_booked.values())
+            most += max(0, self.runs - len(self.costs)) * max(self.costs.values(), default=0)
+        if least <= self.booked <= most:
+            return None
+        return f"{self.booked} nano-dollars are booked, not {least} to {most}"
+
+
 @dataclass
 class Rig:
     """A running service, its upstreams, its database and its clients."""
@@ -269,8 +307,7 @@ class Rig:
     headers: dict[str, str] = field(default_factory=dict)
     services: list[Service] = field(default_factory=list)
     before: list[AtRest] = field(default_factory=list)
-    booked: int = 0
-    stored: int = 0
+    money: Money = field(default_factory=lambda: Money(0, {}, {}, 0))
 
     @property
     def urls(self) -> list[str]:
@@ -439,9 +476,10 @@ class Rig:
     async def check_records(
         self, phase: Phase, questions: Mapping[str, Question], tally: Tally
     ) -> None:
+        # First: what is held is let go when it is booked.
+        await self._check_reservations(phase, tally)
         await self._check_rows(questions, tally)
         await self._check_money(phase, questions, tally)
-        await self._check_reservations(phase, tally)
 
     async def _check_rows(self, questions: Mapping[str, Question], tally: Tally) -> None:
         """Of each prompt one answer is stored, and it is the one that was given."""
@@ -463,7 +501,7 @@ class Rig:
             found = stored[nonce]
             by_id = {row.id: row for row in found}
             # Of two that ask under one key, the second may run if the first one's run failed.
-            runs = [row for row in found if row.winner] if question.twice else found
+            runs = [row for row in found if row.winner] if question.keyed else found
             if len(runs) > 1:
                 tally.blame("doubled", f"{nonce}: {[row.id for row in runs]}", len(runs) - 1)
             for id_ in question.told | set(question.given):
@@ -488,27 +526,25 @@ class Rig:
     async def _check_money(
         self, phase: Phase, questions: Mapping[str, Question], tally: Tally
     ) -> None:
-        """What the answers cost is booked on the key: to the cent where nothing but members and
-        scorers fail, else no less than what was given, but for what the log says is not booked."""
-        [(spent,)] = await self.rows(select(keys.c.spent))
-        costs = [
-            round(cost * NANO) for (cost,) in await self.rows(select(answers.c.cost_bound_usd))
-        ]
-        booked, self.booked = spent - self.booked, spent
-        if phase.exact:
-            ours = sum(costs) - self.stored
-            if booked != ours:
-                tally.blame("lost", f"{booked} nano-dollars are booked of {ours}")
-        else:
-            least = sum(g.cost for q in questions.values() for g in q.given.values())
-            least -= self._not_booked()
-            if booked < least:
-                tally.blame("lost", f"{booked} nano-dollars are booked, not {least}")
-        self.stored = sum(costs)
+        """What the answers of this phase cost is booked on the key, once."""
+        [(booked,)] = await self.rows(select(keys.c.spent))
+        costs = await self.rows(select(answers.c.id, answers.c.cost_bound_usd))
+        said = re.findall(r"(\d+) nano-dollars of (\S+) are not booked", self.logged())
+        now = Money(
+            booked,
+            {id_: round(cost * NANO) for id_, cost in costs},
+            {lease: int(amount) for amount, lease in said if int(amount)},
+            max(len(self.fakes[name].requests) for name in MEMBERS),
+        )
+        of_phase, self.money = now.since(self.money), now
+        tally.not_booked = len(of_phase.not_booked)
+        given = sum(g.cost for q in questions.values() for g in q.given.values())
+        if wrong := of_phase.wrong(exact=phase.exact, given=given if phase.kills else None):
+            tally.blame("lost", wrong)
 
-    def _not_booked(self) -> int:
-        said = "".join(log.read_text() for log in self.folder.glob("*.log"))
-        return sum(map(int, re.findall(r"(\d+) nano-dollars of \S+ are not booked", said)))
+    def logged(self) -> str:
+        """What all processes have said so far."""
+        return "".join(log.read_text() for log in self.folder.glob("*.log"))
 
     async def _check_reservations(self, phase: Phase, tally: Tally) -> None:
         """No run holds anything: at once, or where a process or its database was lost, once the
@@ -539,24 +575,29 @@ class Rig:
 
         async def client() -> None:
             while not over.is_set():
-                twice = self.chance.random() < 0.15
-                question = Question(f"nonce-{secrets.token_hex(8)}", twice)
+                keyed = self.chance.random() < 0.15
+                question = Question(f"nonce-{self.chance.getrandbits(64):016x}", keyed)
                 questions[question.nonce] = question
-                await asyncio.gather(*(self._ask(question, phase, tally) for _ in range(1 + twice)))
+                await asyncio.gather(*(self._ask(question, phase, tally) for _ in range(1 + keyed)))
+                for _ in range(AGAIN):
+                    if not (keyed and question.unavailable) or question.given:
+                        break
+                    await asyncio.sleep(self.chance.uniform(0.2, 2))
+                    await self._ask(question, phase, tally)
                 await asyncio.sleep(self.chance.uniform(0, 0.3 if question.given else 1))
 
         await asyncio.gather(*(client() for _ in range(self.clients)))
         return questions
 
     async def _ask(self, question: Question, phase: Phase, tally: Tally) -> None:
-        streams = not question.twice and self.chance.random() < 0.3
+        streams = not question.keyed and self.chance.random() < 0.3
         request = {
             "prompt": f"What is to be said of {question.nonce}?",
             "tags": {"nonce": question.nonce, "phase": tally.phase},
             "stream": streams,
         }
         headers = dict(self.headers)
-        if question.twice:
+        if question.keyed:
             headers["Idempotency-Key"] = question.nonce
         leaves = phase.leaves and self.chance.random() < 0.5
         limit = phase.grace_s + DEADLINE_S + SLACK_S
@@ -631,9 +672,10 @@ def _read(status: int, text: str, question: Question, phase: Phase, tally: Tally
         document = {}
     if status != 200:
         tally.refused += 1
+        question.unavailable |= status == 503
         if "answer_id" in document:
             question.told.add(document["answer_id"])
-        if status not in phase.refusals and not (status == 409 and question.twice):
+        if status not in phase.refusals and not (status == 409 and question.keyed):
             tally.blame("wrong", f"{question.nonce}: {status} {text[:300]}")
         return
     tally.given += 1
@@ -670,17 +712,8 @@ class Phase:
     faked: bool = False
 
 
-async def late(request: Any, reply: Reply) -> Any:
-    await asyncio.sleep(random.uniform(0.2, 1.5))
-    return await whole(request, reply)
-
-
 def overloaded(call: Call) -> Reply:
     return Reply({"error": {"type": "overloaded_error", "message": call.leak}}, status=529)
-
-
-def garbage(call: Call) -> Reply:
-    return Reply(random.randbytes(random.randint(1, 2000)))
 
 
 def other_text(call: Call) -> Reply:
@@ -688,25 +721,34 @@ def other_text(call: Call) -> Reply:
     return Reply(reply_of("claude", nonce_in(call.request)), content_type="text/plain")
 
 
-OWN = {
-    fault.name: fault
-    for fault in (
+def own(chance: random.Random) -> dict[str, Fault]:
+    """Faults that the fakes do not have, by name."""
+
+    async def late(request: Any, reply: Reply) -> Any:
+        await asyncio.sleep(chance.uniform(0.2, 1.5))
+        return await whole(request, reply)
+
+    def garbage(_: Call) -> Reply:
+        return Reply(chance.randbytes(chance.randint(1, 2000)))
+
+    faults = (
         Fault("late", None, sent_by(late)),
         Fault("overloaded_529", "overloaded", overloaded),
         Fault("garbage", "bad_reply", garbage),
         Fault("plain_text", "bad_reply", other_text),
         Fault("brackets", "bad_reply", body("[" * 100_000)),
     )
-}
+    return {fault.name: fault for fault in faults}
 
 
 def upstream(share: float, *names: str) -> Disturb:
     """These faults hit that share of the calls to members and reward model."""
 
     async def disturb(rig: Rig, seconds: float) -> int:
+        ours = own(rig.chance)
         before = sum(fake.faults_met for fake in rig.fakes.values())
         for fake in rig.fakes.values():
-            known = {fault.name: fault for fault in type(fake).FAULTS} | OWN
+            known = {fault.name: fault for fault in type(fake).FAULTS} | ours
             fake.fail_sometimes(share, [known[name] for name in names], rig.chance)
         await asyncio.sleep(seconds)
         for fake in rig.fakes.values():
@@ -998,7 +1040,7 @@ async def run(
             leaks = leaks_of_each or phase is possible[-1]
             found.append(await one_phase(rig, phase, seconds, leaks=leaks))
             done(found[-1])
-        logs = "".join(log.read_text() for log in rig.folder.glob("*.log"))
+        logs = rig.logged()
         for sign in ("Traceback", "never retrieved", "was destroyed", "Unclosed", "never awaited"):
             if times := logs.count(sign):
                 where = logs.index(sign)
@@ -1008,7 +1050,7 @@ async def run(
 
 COLUMNS = (
     *("store", "phase", "faults", "asked", "given", "degraded", "refused", "gone", "slowest_s"),
-    *("late", "wrong", "lost", "doubled", "leaked", "held_mb"),
+    *("late", "wrong", "lost", "not_booked", "doubled", "leaked", "held_mb"),
 )
 
 
