@@ -8,17 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from chaos import (
-    EVERYTHING,
-    MEMBERS,
-    Money,
-    Phase,
-    lock,
-    mistakes,
-    reply_of,
-    run,
-    scores_of,
-)
+from chaos import run
+from chaos_answers import MEMBERS, mistakes, reply_of, scores_of
+from chaos_faults import EVERYTHING, Phase, lock
+from chaos_rig import Money
 
 from app.domain import Attributes, Weights
 
