@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +26,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import psutil
-from circumstances import circumstances
+from processes import cpu_s, resident_mb
+from results import keep, versions
 from rich.progress import Progress
 
 from app.domain import Completion, Message, Prompt
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     given = parser.parse_args()
     load = Load(given.threads, 4, 1024, given.tokens, given.requests)
-    before = circumstances("xllamacpp")
+    busy = os.getloadavg()[0]  # over the number of cores: others are at work too
     cells: dict[int, list[dict[Contender, Measured]]] = {}
     with ExitStack() as stack, Progress(transient=True) as progress:
         task = progress.add_task("measuring", total=2 * given.rounds * len(given.clients))
@@ -89,15 +89,11 @@ def main() -> None:
                     found[name] = asking[name](clients, len(rounds))
                     progress.advance(task)
                 rounds.append(found)
-    print(json.dumps(before))
+    print(f"the machine's load was {busy:.1f}\n")
     print(report(cells))
     if given.out:
-        document = {
-            **before,
-            "given": asdict(load),
-            "cells": as_json(cells),
-        }
-        given.out.write_text(json.dumps(document, indent=1) + "\n")
+        found = {"busy": busy, "given": asdict(load), "cells": as_json(cells)}
+        keep(given.out, found, versions("starboard", "xllamacpp"))
 
 
 @contextmanager
@@ -137,7 +133,7 @@ async def engine(load: Load, told: Connection) -> None:
     )
     try:
         seat = EmbeddedProvider("engine", MODEL, open_)
-        await serve_rounds(seat, load, told, [psutil.Process()])
+        await serve_rounds(seat, load, told)
     finally:
         open_.close()
 
@@ -151,7 +147,7 @@ async def client(load: Load, told: Connection) -> None:
     try:
         address = await asyncio.to_thread(ours.recv)
         seat = OpenAICompatibleProvider("server", MODEL, f"{address}/v1", None, http)
-        await serve_rounds(seat, load, told, [psutil.Process(process.pid), psutil.Process()])
+        await serve_rounds(seat, load, told)
     finally:
         await http.aclose()
         ours.send(None)
@@ -176,18 +172,16 @@ def serve(load: Load, told: Connection) -> None:
     told.recv()
 
 
-async def serve_rounds(
-    seat: Provider, load: Load, told: Connection, processes: Sequence[psutil.Process]
-) -> None:
+async def serve_rounds(seat: Provider, load: Load, told: Connection) -> None:
     await seat.complete(asked("warm up", 8))
     while (said := await asyncio.to_thread(told.recv)) is not None:
         clients, number = said
-        told.send(await one_round(seat, load, processes, clients, number))
+        told.send(await one_round(seat, load, clients, number))
 
 
-async def one_round(
-    seat: Provider, load: Load, processes: Sequence[psutil.Process], clients: int, number: int
-) -> Measured:
+async def one_round(seat: Provider, load: Load, clients: int, number: int) -> Measured:
+    pid = os.getpid()  # the server is its child
+
     async def ask(client: int, tokens: int) -> list[tuple[float, Completion]]:
         said = []
         for turn in range(load.requests):
@@ -199,29 +193,22 @@ async def one_round(
         return said
 
     firsts = await asyncio.gather(*(ask(client, 1) for client in range(clients)))
-    cpu, began = used(processes), time.perf_counter()
+    cpu, began = cpu_s(pid), time.perf_counter()
     replies = await asyncio.gather(*(ask(client, load.tokens) for client in range(clients)))
-    wall, cpu = time.perf_counter() - began, used(processes) - cpu
+    wall, cpu = time.perf_counter() - began, cpu_s(pid) - cpu
     completions = [completion for of_client in replies for _, completion in of_client]
     tokens = sum(c.usage.output_tokens for c in completions if c.usage)
     return Measured(
         tokens / wall,
         1000 * cpu / tokens,
         statistics.median(took for of_client in firsts for took, _ in of_client),
-        sum(process.memory_info().rss for process in processes) / 1e6,
+        resident_mb(pid),
         tuple(c.text for c in completions),
     )
 
 
 def asked(text: str, tokens: int) -> Prompt:
     return Prompt((Message("user", text),), max_tokens=tokens, temperature=0.0)
-
-
-def used(processes: Sequence[psutil.Process]) -> float:
-    """Seconds of CPU that the processes have taken so far."""
-    times = [process.cpu_times() for process in processes]
-    taken: float = sum(one.user + one.system for one in times)
-    return taken
 
 
 FIGURES: Mapping[str, Callable[[Measured], float]] = {
