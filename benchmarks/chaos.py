@@ -30,6 +30,7 @@ from chaos_faults import CLOCK, FULL, SCHEDULES, Phase, nothing
 from chaos_load import ask_until
 from chaos_rig import Rig, opened
 from processes import resident_mb
+from report import chaos_table
 from results import keep, versions
 from rich.progress import Progress
 
@@ -96,22 +97,6 @@ async def run(
         return found, left_out
 
 
-COLUMNS = (
-    *("store", "phase", "faults", "asked", "given", "degraded", "refused", "gone", "slowest_s"),
-    *("late", "wrong", "lost", "not_booked", "doubled", "leaked", "held_mb"),
-)
-
-
-def table(found: Sequence[Tally]) -> str:
-    """In Markdown."""
-    lines = [" | ".join(COLUMNS), "|".join("---" for _ in COLUMNS)]
-    for tally in found:
-        row = asdict(tally)
-        shown = [f"{v:.1f}" if isinstance(v := row[name], float) else str(v) for name in COLUMNS]
-        lines.append(" | ".join(shown))
-    return "\n".join(f"| {line} |" for line in lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=15, help="of load, all phases together")
@@ -149,20 +134,18 @@ def main() -> None:
             )
             found += tallies
             left_out += without
-    print(table(found))
-    for line in left_out:
-        print(f"left out: {line}")
+    whole_run = {
+        "seed": given.seed,
+        "clients": given.clients,
+        "seconds": seconds,
+        "left_out": left_out,
+        "phases": [asdict(tally) for tally in found],
+    }
+    print(chaos_table(whole_run))
     for tally in found:
         for said in tally.said:
             print(f"{tally.store}, {tally.phase}: {said}")
     if given.out:
-        whole_run = {
-            "seed": given.seed,
-            "clients": given.clients,
-            "seconds": seconds,
-            "left_out": left_out,
-            "phases": [asdict(tally) for tally in found],
-        }
         keep(given.out, whole_run, {**versions(*LIBRARIES), "SQLite": sqlite3.sqlite_version})
     if any(tally.broken for tally in found):
         raise SystemExit(1)

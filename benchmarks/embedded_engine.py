@@ -1,6 +1,6 @@
 """The engine inside the service beside llama.cpp's own server, from the same package.
 
-    python benchmarks/embedded_engine.py [--rounds 5] [--out embedded_engine.json]
+    python benchmarks/embedded_engine.py [--rounds 5] [--out docs/benchmarks/embedded-engine.json]
 
 `engine` is app/providers/embedded.py asked in its own process. `server` is `xllamacpp.Server` with
 the same parameters in a process of its own, asked over HTTP by app/providers/openai_compatible.py,
@@ -19,7 +19,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from processes import cpu_s, resident_mb
+from report import engine_table
 from results import keep, versions
 from rich.progress import Progress
 
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     given = parser.parse_args()
     load = Load(given.threads, 4, 1024, given.tokens, given.requests)
-    busy = os.getloadavg()[0]  # over the number of cores: others are at work too
+    busy = os.getloadavg()[0]
     cells: dict[int, list[dict[Contender, Measured]]] = {}
     with ExitStack() as stack, Progress(transient=True) as progress:
         task = progress.add_task("measuring", total=2 * given.rounds * len(given.clients))
@@ -89,10 +90,9 @@ def main() -> None:
                     found[name] = asking[name](clients, len(rounds))
                     progress.advance(task)
                 rounds.append(found)
-    print(f"the machine's load was {busy:.1f}\n")
-    print(report(cells))
+    found = {"load": busy, "given": asdict(load), "cells": as_json(cells)}
+    print(engine_table(found))
     if given.out:
-        found = {"busy": busy, "given": asdict(load), "cells": as_json(cells)}
         keep(given.out, found, versions("starboard", "xllamacpp"))
 
 
@@ -209,40 +209,6 @@ async def one_round(seat: Provider, load: Load, clients: int, number: int) -> Me
 
 def asked(text: str, tokens: int) -> Prompt:
     return Prompt((Message("user", text),), max_tokens=tokens, temperature=0.0)
-
-
-FIGURES: Mapping[str, Callable[[Measured], float]] = {
-    "tokens/s": lambda one: one.tokens_per_s,
-    "CPU ms a token": lambda one: one.cpu_ms_per_token,
-    "first token, s": lambda one: one.first_token_s,
-    "resident, MB": lambda one: one.resident_mb,
-}
-
-
-def report(cells: Mapping[int, Sequence[Mapping[Contender, Measured]]]) -> str:
-    lines = [
-        "| clients | figure | engine | server | engine / server |",
-        "|---|---|---|---|---|",
-    ]
-    for clients, rounds in cells.items():
-        for figure, read in FIGURES.items():
-            values = {name: [read(one[name]) for one in rounds] for name in get_args(Contender)}
-            ratios = [a / b for a, b in zip(values["engine"], values["server"], strict=True)]
-            columns = [spread(v) for v in (*values.values(), ratios)]
-            lines.append(f"| {clients} | {figure} | {' | '.join(columns)} |")
-        pairs = [
-            pair
-            for one in rounds
-            for pair in zip(one["engine"].texts, one["server"].texts, strict=True)
-        ]
-        same = sum(a.strip() == b.strip() for a, b in pairs)
-        lines.append(f"| {clients} | replies alike | {same} of {len(pairs)} | | |")
-    return "\n".join(lines)
-
-
-def spread(values: Sequence[float]) -> str:
-    """The median, the least and the greatest."""
-    return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
 
 
 def as_json(cells: Mapping[int, Sequence[Mapping[Contender, Measured]]]) -> list[Mapping[str, Any]]:

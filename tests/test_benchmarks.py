@@ -26,21 +26,26 @@ BENCHMARKS = Path(report.__file__).parent
 NOISE = [NormalDist().inv_cdf((7 * n % 101 + 0.5) / 101) for n in range(101)]
 
 
-def test_the_page_agrees_with_the_files() -> None:
+def test_the_pages_agree_with_the_files() -> None:
     """`python benchmarks/report.py` makes it so."""
-    text = report.PAGE.read_text()
-    assert set(re.findall(r"<!-- ([\w-]+) -->\n", text)) - {"end"} == set(report.SECTIONS)
-    assert report.page(text) == text
-    for name in report.SECTIONS:
-        assert bool(report.read(name)) == (report.DOCS / "pictures" / f"{name}.svg").is_file()
+    marked: list[str] = []
+    for page in report.PAGES:
+        text = page.read_text()
+        marked += re.findall(r"<!-- (?!end )([\w-]+) -->\n", text)
+        assert report.page(text) == text
+    assert sorted(marked) == sorted(report.SECTIONS)
+    for name, kind in report.SECTIONS.items():
+        picture = report.DOCS / "pictures" / f"{name}.svg"
+        assert bool(kind.draw and report.read(name)) == picture.is_file()
 
 
 def test_the_page_lists_every_benchmark_and_its_links_lead_somewhere() -> None:
-    text = report.PAGE.read_text()
+    home = report.PAGES[0]
+    text = home.read_text()
     commands = {file.name for file in BENCHMARKS.glob("*.py") if "argparse" in file.read_text()}
     assert {name for name in commands if f"`{name}" not in text} == set()
     for path, anchor in re.findall(r"\]\((\S*?\.md)?#(\S+?)\)", text):
-        page = (report.DOCS / (path or report.PAGE.name)).read_text()
+        page = (report.DOCS / (path or home.name)).read_text()
         heads = [head.lower().replace(" ", "-") for head in re.findall(r"^#+ (.*)$", page, re.M)]
         assert anchor in heads, (path, anchor)
 
