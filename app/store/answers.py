@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -88,7 +88,7 @@ class AnswerStore:
     """Answers with all their candidates and scores. Make one with `AnswerStore.open`."""
 
     database: Database
-    _saving: Groups[tuple[Answer, Phrase]]
+    _save: Callable[[tuple[Answer, Phrase]], Awaitable[None]]
 
     @classmethod
     @asynccontextmanager
@@ -108,16 +108,19 @@ class AnswerStore:
                 shown = database.url.render_as_string(hide_password=True)
                 why = _first_line(error)
                 raise ConfigurationError(f"cannot open the database {shown}: {why}") from error
-            saving = Groups(partial(_save, database))
-            stack.push_async_callback(saving.close)
-            yield cls(database, saving)
+            if database.dialect != "sqlite":  # where many write at a time
+                yield cls(database, lambda one: _save(database, [one]))
+                return
+            groups = Groups(partial(_save, database))
+            stack.push_async_callback(groups.close)
+            yield cls(database, groups.add)
 
     async def save(self, answer: Answer) -> None:
         """Keep an answer. It is on disk, and found by its words, when this returns.
 
         A connection that is lost is waited for, for `PATIENCE_S` seconds: the replies are paid for.
         """
-        await self._saving.add((answer, document_of(answer)))
+        await self._save((answer, document_of(answer)))
 
     async def get(self, answer_id: str) -> Answer:
         """The answer of that id; raises `AnswerNotFoundError`."""

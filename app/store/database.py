@@ -44,7 +44,7 @@ BUSY_MS = 5_000
 # before its own waits as long as SQLite does.
 TURN_S = 5.0
 # So many threads read SQLite at a time.
-READERS = 4
+READERS = 8
 
 
 class Database(Protocol):
@@ -69,9 +69,10 @@ class Database(Protocol):
         """What the work reads by statements that all see the tables as they are at the first."""
         ...
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, turn_s: float | None = None) -> T:
         """The work as a transaction whose reads are not overtaken: on PostgreSQL of the rows that
-        it selects with FOR UPDATE, on SQLite of all, for there one writes at a time."""
+        it selects with FOR UPDATE, on SQLite of all, for there one writes at a time. Whoever waits
+        `turn_s` seconds for that, `TURN_S` unless given, fails."""
         ...
 
 
@@ -106,7 +107,7 @@ class PostgreSQL:
                 )
                 return await connection.run_sync(work)
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, turn_s: float | None = None) -> T:
         with store_failures():
             async with self.engine.begin() as connection:
                 return await connection.run_sync(work)
@@ -147,16 +148,22 @@ class SQLite:
         with store_failures():
             return await self._in(self.readers, "BEGIN", work)
 
-    async def write(self, work: Work[T]) -> T:
+    async def write(self, work: Work[T], *, turn_s: float | None = None) -> T:
         with store_failures():
-            return await self._in(self.writer, "BEGIN IMMEDIATE", work)
+            return await self._in(self.writer, "BEGIN IMMEDIATE", work, turn_s)
 
-    async def _in(self, threads: ThreadPoolExecutor, begin: str | None, work: Work[T]) -> T:
-        asked = monotonic()
+    async def _in(
+        self,
+        threads: ThreadPoolExecutor,
+        begin: str | None,
+        work: Work[T],
+        turn_s: float | None = None,
+    ) -> T:
+        last = monotonic() + (TURN_S if turn_s is None else turn_s)
 
         def transaction() -> T:
-            if monotonic() - asked > TURN_S:
-                raise StoreError("too many wait for the database")
+            if monotonic() > last:
+                raise StoreError("too many wait for the database", lost=True)
             with self.engine.connect() as connection:
                 if begin:
                     connection.exec_driver_sql(begin)
@@ -164,7 +171,11 @@ class SQLite:
                 connection.commit()
                 return result
 
-        return await asyncio.get_running_loop().run_in_executor(threads, transaction)
+        try:
+            done = asyncio.get_running_loop().run_in_executor(threads, transaction)
+        except RuntimeError as error:
+            raise StoreError("the database is closed") from error
+        return await done
 
 
 def database_of(url: URL) -> Database:

@@ -5,6 +5,7 @@ all of it together, for a commit costs the same whatever it commits (DeWitt et a
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -37,20 +38,24 @@ class Groups(Generic[Item]):
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, stored))
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+            # Not in the context of whoever came first: the log would name one request for all.
+            self._worker = asyncio.create_task(self._work(), context=contextvars.Context())
         await stored
 
     async def close(self) -> None:
         """Wait for what is under way."""
         if self._worker is not None:
-            await self._worker
+            await asyncio.shield(self._worker)
 
     async def _work(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-            await self._store_group([one for one in group if not one[1].done()])
+            await self._store_group(group)
 
     async def _store_group(self, group: Sequence[tuple[Item, asyncio.Future[None]]]) -> None:
+        group = [one for one in group if not one[1].done()]  # its caller is gone
+        if not group:
+            return
         try:
             await self._store([item for item, _ in group])
         except Exception as error:  # of any kind: it belongs to the callers, not to the worker
@@ -69,6 +74,5 @@ class Groups(Generic[Item]):
 
 def _of_one(error: Exception) -> bool:
     """Whether it was one of the items that was refused, and not the database out of order."""
-    if isinstance(error, StoreError) and error.lost:
-        return False
-    return error.__cause__ is not None and not isinstance(error.__cause__, OperationalError)
+    out_of_reach = isinstance(error, StoreError) and error.lost
+    return not (out_of_reach or isinstance(error.__cause__, OperationalError))

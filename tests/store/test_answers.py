@@ -240,8 +240,8 @@ async def test_a_url_with_the_driver_of_earlier_versions_is_taken(database_url: 
         assert await store.get(answer().id) == answer()
 
 
-async def test_answers_that_wait_are_stored_together(
-    store: AnswerStore, monkeypatch: pytest.MonkeyPatch
+async def test_answers_that_wait_are_stored_together_on_sqlite(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     insert = answers_module._insert
@@ -251,7 +251,8 @@ async def test_answers_that_wait_are_stored_together(
         insert(*args, group=group, again=again)
 
     monkeypatch.setattr(answers_module, "_insert", counted)
-    await asyncio.gather(*(store.save(answer(f"ans_{n}")) for n in range(5)))
+    async with AnswerStore.open(database_url) as store:
+        await asyncio.gather(*(store.save(answer(f"ans_{n}")) for n in range(5)))
     assert sum(sizes) == 5
     assert len(sizes) < 5
 

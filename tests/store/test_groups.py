@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -73,6 +74,44 @@ async def test_the_one_that_is_refused_is_told_and_no_other() -> None:
     told = await asyncio.gather(*(groups.add(n) for n in range(3)), return_exceptions=True)
     assert [type(one) for one in told] == [type(None), StoreError, type(None)]
     assert recorder.groups == [[0, 1, 2], [0], [1], [2]]
+
+
+async def test_an_error_of_any_kind_is_that_of_one() -> None:
+    recorder = Recorder(1)
+    recorder.error = ValueError("no number is free")
+    recorder.free.set()
+    groups = Groups(recorder.store)
+    told = await asyncio.gather(*(groups.add(n) for n in range(3)), return_exceptions=True)
+    assert [type(one) for one in told] == [type(None), StoreError, type(None)]
+
+
+async def test_whoever_goes_while_its_group_is_refused_is_not_tried_alone() -> None:
+    seen: list[list[int]] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    async def store(group: Sequence[int]) -> None:
+        seen.append(list(group))
+        if len(group) > 1:
+            tasks[1].cancel()
+            await asyncio.sleep(0)
+            raise StoreError("one was refused")
+
+    groups = Groups(store)
+    tasks += [asyncio.create_task(groups.add(item)) for item in range(2)]
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert seen == [[0, 1], [0]]
+
+
+async def test_a_group_is_stored_in_no_request_s_context() -> None:
+    request: ContextVar[str] = ContextVar("request", default="none")
+    seen: list[str] = []
+
+    async def store(_: Sequence[int]) -> None:
+        seen.append(request.get())
+
+    request.set("req_1")
+    await Groups(store).add(1)
+    assert seen == ["none"]
 
 
 async def test_a_database_out_of_order_is_not_asked_again_for_each() -> None:
