@@ -132,6 +132,36 @@ def test_growth_states_the_slope_of_all_rounds_and_the_span_of_each() -> None:
     assert "100,000 over CPU beside 1,000: **1.020** [1.020, 1.020]" in table
 
 
+def test_the_engine_is_held_against_the_server_round_by_round() -> None:
+    fields = dict.fromkeys(report.ENGINE, 2.0)
+    rounds = [
+        {
+            "engine": {name: slow * value for name, value in fields.items()}
+            | {"texts": ["a", "b"]},
+            "server": fields | {"texts": ["a ", "c"]},
+        }
+        for slow in (1, 2, 4)
+    ]
+    table = report.engine_table({"load": 1.5, "cells": [{"clients": 4, "rounds": rounds}]})
+    assert "| 4 | tokens/s | 4 [2, 8] | 2 [2, 2] | 2 [1, 4] |" in table
+    assert "3 of 6 replies are alike" in table
+
+
+def test_phases_are_summed_and_what_was_left_out_is_told() -> None:
+    counted = {"store": "sqlite", **dict.fromkeys(report.CHAOS, 1000)}
+    phases = [
+        counted | {"phase": "5xx", "slowest_s": 2.5, "held_mb": 192.4},
+        counted | {"phase": "killed", "slowest_s": 1.5, "held_mb": 190.0},
+    ]
+    told = {"phases": phases, "seconds": 27.0, "clients": 12, "seed": 7, "left_out": ["x: y"]}
+    head, _, first, _, every, _, said = report.chaos_table(told).split("\n")
+    assert first.startswith("| sqlite | 5xx | 1,000 |")
+    assert first.endswith("| 192 |")
+    cells = dict(zip(head.split(" | "), every.split(" | "), strict=True))
+    assert (cells["slowest, s"], cells["lost"], cells["not booked"]) == ("2.5", "2,000", "2,000")
+    assert said.endswith("Left out: x: y.")
+
+
 def measured(cpu_ms: float) -> dict[str, Any]:
     return {"cpu_ms": cpu_ms, "median_s": 0.45, "p95_s": 0.6, "resident_mb": 100.0}
 
