@@ -1,6 +1,6 @@
 """The ensemble beside its best single member, and beside that member asked as often as it costs.
 
-    python benchmarks/quality.py --data DIR [--replies sums.jsonl] [--out DIR]
+    python benchmarks/quality.py --data DIR [--replies sums.jsonl] [--out quality.json]
 
 Two sets with keys. `DIR/gsm8k/model_solutions.jsonl.gz` has one recorded reply of each of four
 models (openai/grade-school-math, example_model_solutions.jsonl, MIT): spend is the number of
@@ -12,7 +12,7 @@ samples) with the number of samples that comes nearest to its spend.
 
 Replies are scored, compared and voted on by the service's own code. Intervals are of a bootstrap
 over problems; differences are paired. Which single member is the best is known in hindsight, which
-favors it. `--out` is a folder for quality.json and quality.svg.
+favors it.
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that holds gsm8k/")
     parser.add_argument("--replies", type=Path, help="what benchmarks/replies.py wrote")
-    parser.add_argument("--out", type=Path, help="folder for quality.json and quality.svg")
+    parser.add_argument("--out", type=Path, help="a JSON file to write")
+    parser.add_argument("--picture", type=Path, help="an SVG file to write")
     asked = parser.parse_args()
     path = asked.data / "gsm8k" / "model_solutions.jsonl.gz"
     if not path.is_file():
@@ -125,8 +126,9 @@ def main() -> None:
         print(report(keyed, outcomes, comparisons))
     if asked.out:
         sets = {"sets": [as_json(*one) for one in found]}
-        keep(asked.out / "quality.json", sets, versions("starboard", "numpy", "xllamacpp"))
-        save(picture(found), asked.out / "quality.svg")
+        keep(asked.out, sets, versions("starboard", "numpy", "xllamacpp"))
+    if asked.picture:
+        save(picture(found), asked.picture)
 
 
 def gsm8k(path: Path, limit: int | None = None) -> KeyedSet:
