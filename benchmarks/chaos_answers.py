@@ -104,9 +104,10 @@ class Question:
 class Tally:
     """One phase: what was done, asked and given, and how often something did not hold.
 
-    `gone` are requests without an end: the client left, or the service was killed. `late` ones
-    were over after the deadline and what is allowed on top. `leaked` are descriptors, threads,
-    tasks, connections, calls and reservations beyond those at rest; `held` are megabytes resident.
+    `again` are requests that repeat one under its Idempotency-Key after a 503. `gone`
+    are requests without an end: the client left, or the service was killed. `late` ones were over
+    after the deadline and what is allowed on top. `leaked` are descriptors, threads, tasks,
+    connections, calls and reservations beyond those at rest; `held` are megabytes resident.
     `not_booked` are runs of whose cost the service itself says that it could not be booked.
     """
 
@@ -114,6 +115,7 @@ class Tally:
     phase: str
     faults: int = 0
     asked: int = 0
+    again: int = 0
     given: int = 0
     degraded: int = 0
     refused: int = 0

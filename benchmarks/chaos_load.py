@@ -36,6 +36,7 @@ async def ask_until(
                 if not (keyed and question.unavailable) or question.given:
                     break
                 await asyncio.sleep(rig.chance.uniform(0.2, 2))
+                tally.again += 1
                 await _ask(rig, question, phase, tally)
             await asyncio.sleep(rig.chance.uniform(0, 0.3 if question.given else 1))
 

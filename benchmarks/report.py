@@ -249,7 +249,7 @@ def _engine_rows(cell: Found) -> Iterator[Sequence[str]]:
 
 # By field of a phase's tally.
 CHAOS: Mapping[str, str] = {
-    **{name: name for name in ("faults", "asked", "given", "degraded", "refused", "gone")},
+    **{name: name for name in ("faults", "asked", "again", "given", "degraded", "refused", "gone")},
     "slowest_s": "slowest, s",
     **{name: name for name in ("late", "wrong", "lost")},
     "not_booked": "not booked",
@@ -260,7 +260,7 @@ CHAOS: Mapping[str, str] = {
 
 def chaos_table(found: Found) -> str:
     phases = found["phases"]
-    summed = [name for name in CHAOS if name not in ("slowest_s", "held_mb")]
+    summed = [name for name in CHAOS if name in phases[0] and name not in ("slowest_s", "held_mb")]
     every = {name: sum(one[name] for one in phases) for name in summed}
     every |= {"slowest_s": max(one["slowest_s"] for one in phases)}
     rows = [(one["store"], one["phase"], *_chaos_cells(one)) for one in phases]
