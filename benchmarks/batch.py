@@ -16,9 +16,9 @@ import asyncio
 import json
 import multiprocessing
 import os
-import platform
 import signal
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,15 +26,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from importlib.metadata import version
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-import psutil
 from matplotlib.figure import Figure
+from processes import children, command, resident_mb
+from report import save
+from results import keep, versions
 
 from tests.fakes.openai_compatible import OpenAICompatibleFake
 
@@ -51,6 +51,7 @@ kind = "scripted"
 rewards = {{"{reply}" = 3.0}}
 """
 SAMPLE_S = 1.0
+Sample = tuple[float, float, int]
 
 
 def upstream(said: Connection, stop: Event, calls: Any) -> None:
@@ -90,20 +91,18 @@ def write_prompts(path: Path, rows: int) -> None:
 
 
 class Memory(threading.Thread):
-    """Samples a process's resident memory: seconds since `begun`, bytes, bytes of the output."""
+    """Samples a process's resident memory: seconds since `begun`, MB, bytes of the output."""
 
-    def __init__(self, process: psutil.Process, out: Path, begun: float) -> None:
+    def __init__(self, pid: int, out: Path, begun: float) -> None:
         super().__init__(daemon=True)
-        self.process, self.out, self.begun = process, out, begun
-        self.samples: list[tuple[float, int, int]] = []
+        self.pid, self.out, self.begun = pid, out, begun
+        self.samples: list[Sample] = []
 
     def run(self) -> None:
-        with suppress(psutil.NoSuchProcess):
-            while self.process.is_running():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            while resident := resident_mb(self.pid, alone=True):
                 size = self.out.stat().st_size if self.out.is_file() else 0
-                rss = self.process.memory_info().rss
-                if rss:
-                    self.samples.append((time.monotonic() - self.begun, rss, size))
+                self.samples.append((time.monotonic() - self.begun, resident, size))
                 time.sleep(SAMPLE_S)
 
 
@@ -148,9 +147,8 @@ def check(source: Path, out: Path, database: Path, rows: int) -> dict[str, objec
     return {"rows": number, "distinct_answers": len(answers), "stored": stored}
 
 
-def median_mb(samples: list[tuple[float, int, int]]) -> float:
-    sizes = sorted(rss for _, rss, _ in samples)
-    return round(sizes[len(sizes) // 2] / 1e6, 1)
+def median_mb(samples: list[Sample]) -> float:
+    return round(statistics.median(resident for _, resident, _ in samples), 1)
 
 
 def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -169,7 +167,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
         killed: list[int] = []
         while True:
             process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE)
-            memory = Memory(psutil.Process(process.pid), out, begun)
+            memory = Memory(process.pid, out, begun)
             memory.start()
             there = Rows(out)
             while process.poll() is None:
@@ -190,10 +188,6 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
     found = check(source, out, folder / "answers.db", rows)
     assert summary["answered"] == rows
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "starboard": version("starboard"),
-        "cores": os.cpu_count(),
         "engine": given.engine,
         "concurrency": given.concurrency,
         "killed_at": killed,
@@ -213,37 +207,33 @@ def kill(process: subprocess.Popen[bytes], engine: str) -> None:
         process.kill()
         process.wait()
         return
-    workers = [
-        one
-        for one in psutil.Process(process.pid).children(recursive=True)
-        if "ray::MapWorker" in " ".join(one.cmdline())
-    ]
+    workers = [one for one in children(process.pid) if "ray::MapWorker" in command(one)]
     assert len(workers) == 2, workers
-    workers[0].kill()
+    os.kill(workers[0], signal.SIGKILL)
 
 
 def size_of(out: Path) -> int:
     return sum(file.stat().st_size for file in ([out] if out.is_file() else out.iterdir()))
 
 
-def spread(samples: list[tuple[float, int, int]]) -> dict[str, float]:
+def spread(samples: list[Sample]) -> dict[str, float]:
     """The medians of the tenths of a process's life, the first left out: it is still opening."""
     tenth = max(1, len(samples) // 10)
     second, last = samples[tenth : 2 * tenth] or samples, samples[-tenth:]
-    most = max(rss for _, rss, _ in samples)
-    return {"early": median_mb(second), "late": median_mb(last), "most": round(most / 1e6, 1)}
+    most = max(resident for _, resident, _ in samples)
+    return {"early": median_mb(second), "late": median_mb(last), "most": round(most, 1)}
 
 
 def draw(found: dict[str, Any], picture: Path) -> None:
     """Resident memory over time, a line for each process of the batch."""
-    figure = Figure((7, 3))
+    figure = Figure((7, 3), layout="constrained")
     axes = figure.add_subplot()
     for number, samples in enumerate(found["samples"], 1):
         minutes = [at / 60 for at, _, _ in samples]
-        axes.plot(minutes, [rss / 1e6 for _, rss, _ in samples], label=f"process {number}")
+        axes.plot(minutes, [resident for _, resident, _ in samples], label=f"process {number}")
     axes.set(xlabel="minutes", ylabel="resident, MB", ylim=(0, None))
     axes.legend(loc="lower right")
-    figure.savefig(picture, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    save(figure, picture)
 
 
 def main() -> None:
@@ -261,7 +251,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="batch-") as temporary:
         found = measure(given, (given.folder or Path(temporary)).resolve())
     if given.out:
-        given.out.write_text(json.dumps(found, indent=2) + "\n")
+        keep(given.out, found, versions("starboard"))
     if given.picture:
         draw(found, given.picture)
     for name, value in found.items():

@@ -1,6 +1,6 @@
 """The engine inside the service beside llama.cpp's own server, from the same package.
 
-    python benchmarks/embedded_engine.py [--rounds 5] [--out embedded_engine.json]
+    python benchmarks/embedded_engine.py [--rounds 5] [--out docs/benchmarks/embedded-engine.json]
 
 `engine` is app/providers/embedded.py asked in its own process. `server` is `xllamacpp.Server` with
 the same parameters in a process of its own, asked over HTTP by app/providers/openai_compatible.py,
@@ -15,19 +15,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import multiprocessing
+import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import psutil
-from circumstances import circumstances
+from processes import cpu_s, resident_mb
+from report import engine_table
+from results import keep, versions
 from rich.progress import Progress
 
 from app.domain import Completion, Message, Prompt
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     given = parser.parse_args()
     load = Load(given.threads, 4, 1024, given.tokens, given.requests)
-    before = circumstances("xllamacpp")
+    busy = os.getloadavg()[0]
     cells: dict[int, list[dict[Contender, Measured]]] = {}
     with ExitStack() as stack, Progress(transient=True) as progress:
         task = progress.add_task("measuring", total=2 * given.rounds * len(given.clients))
@@ -89,15 +90,10 @@ def main() -> None:
                     found[name] = asking[name](clients, len(rounds))
                     progress.advance(task)
                 rounds.append(found)
-    print(json.dumps(before))
-    print(report(cells))
+    found = {"load": busy, "given": asdict(load), "cells": as_json(cells)}
+    print(engine_table(found))
     if given.out:
-        document = {
-            **before,
-            "given": asdict(load),
-            "cells": as_json(cells),
-        }
-        given.out.write_text(json.dumps(document, indent=1) + "\n")
+        keep(given.out, found, versions("starboard", "xllamacpp"))
 
 
 @contextmanager
@@ -137,7 +133,7 @@ async def engine(load: Load, told: Connection) -> None:
     )
     try:
         seat = EmbeddedProvider("engine", MODEL, open_)
-        await serve_rounds(seat, load, told, [psutil.Process()])
+        await serve_rounds(seat, load, told)
     finally:
         open_.close()
 
@@ -151,7 +147,7 @@ async def client(load: Load, told: Connection) -> None:
     try:
         address = await asyncio.to_thread(ours.recv)
         seat = OpenAICompatibleProvider("server", MODEL, f"{address}/v1", None, http)
-        await serve_rounds(seat, load, told, [psutil.Process(process.pid), psutil.Process()])
+        await serve_rounds(seat, load, told)
     finally:
         await http.aclose()
         ours.send(None)
@@ -176,18 +172,16 @@ def serve(load: Load, told: Connection) -> None:
     told.recv()
 
 
-async def serve_rounds(
-    seat: Provider, load: Load, told: Connection, processes: Sequence[psutil.Process]
-) -> None:
+async def serve_rounds(seat: Provider, load: Load, told: Connection) -> None:
     await seat.complete(asked("warm up", 8))
     while (said := await asyncio.to_thread(told.recv)) is not None:
         clients, number = said
-        told.send(await one_round(seat, load, processes, clients, number))
+        told.send(await one_round(seat, load, clients, number))
 
 
-async def one_round(
-    seat: Provider, load: Load, processes: Sequence[psutil.Process], clients: int, number: int
-) -> Measured:
+async def one_round(seat: Provider, load: Load, clients: int, number: int) -> Measured:
+    pid = os.getpid()  # the server is its child
+
     async def ask(client: int, tokens: int) -> list[tuple[float, Completion]]:
         said = []
         for turn in range(load.requests):
@@ -199,63 +193,22 @@ async def one_round(
         return said
 
     firsts = await asyncio.gather(*(ask(client, 1) for client in range(clients)))
-    cpu, began = used(processes), time.perf_counter()
+    cpu, began = cpu_s(pid), time.perf_counter()
     replies = await asyncio.gather(*(ask(client, load.tokens) for client in range(clients)))
-    wall, cpu = time.perf_counter() - began, used(processes) - cpu
+    wall, cpu = time.perf_counter() - began, cpu_s(pid) - cpu
     completions = [completion for of_client in replies for _, completion in of_client]
     tokens = sum(c.usage.output_tokens for c in completions if c.usage)
     return Measured(
         tokens / wall,
         1000 * cpu / tokens,
         statistics.median(took for of_client in firsts for took, _ in of_client),
-        sum(process.memory_info().rss for process in processes) / 1e6,
+        resident_mb(pid),
         tuple(c.text for c in completions),
     )
 
 
 def asked(text: str, tokens: int) -> Prompt:
     return Prompt((Message("user", text),), max_tokens=tokens, temperature=0.0)
-
-
-def used(processes: Sequence[psutil.Process]) -> float:
-    """Seconds of CPU that the processes have taken so far."""
-    times = [process.cpu_times() for process in processes]
-    taken: float = sum(one.user + one.system for one in times)
-    return taken
-
-
-FIGURES: Mapping[str, Callable[[Measured], float]] = {
-    "tokens/s": lambda one: one.tokens_per_s,
-    "CPU ms a token": lambda one: one.cpu_ms_per_token,
-    "first token, s": lambda one: one.first_token_s,
-    "resident, MB": lambda one: one.resident_mb,
-}
-
-
-def report(cells: Mapping[int, Sequence[Mapping[Contender, Measured]]]) -> str:
-    lines = [
-        "| clients | figure | engine | server | engine / server |",
-        "|---|---|---|---|---|",
-    ]
-    for clients, rounds in cells.items():
-        for figure, read in FIGURES.items():
-            values = {name: [read(one[name]) for one in rounds] for name in get_args(Contender)}
-            ratios = [a / b for a, b in zip(values["engine"], values["server"], strict=True)]
-            columns = [spread(v) for v in (*values.values(), ratios)]
-            lines.append(f"| {clients} | {figure} | {' | '.join(columns)} |")
-        pairs = [
-            pair
-            for one in rounds
-            for pair in zip(one["engine"].texts, one["server"].texts, strict=True)
-        ]
-        same = sum(a.strip() == b.strip() for a, b in pairs)
-        lines.append(f"| {clients} | replies alike | {same} of {len(pairs)} | | |")
-    return "\n".join(lines)
-
-
-def spread(values: Sequence[float]) -> str:
-    """The median, the least and the greatest."""
-    return f"{statistics.median(values):.3g} [{min(values):.3g}, {max(values):.3g}]"
 
 
 def as_json(cells: Mapping[int, Sequence[Mapping[Contender, Measured]]]) -> list[Mapping[str, Any]]:

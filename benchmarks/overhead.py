@@ -286,7 +286,7 @@ def litellm(command: Path) -> Starter:
 def started(
     command: list[str], environment: Mapping[str, str], folder: Path
 ) -> tuple[subprocess.Popen[bytes], Path]:
-    log = folder / f"{len(list(folder.iterdir()))}.log"
+    log = folder / f"{len(list(folder.glob('*.log')))}.log"
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -16,9 +16,10 @@ def cpu_s(pid: int) -> float:
     )
 
 
-def resident_mb(pid: int) -> float:
-    """Of a process and its children."""
-    return sum(int(_stat(one)[21]) * PAGE for one in (pid, *children(pid))) / 1e6
+def resident_mb(pid: int, *, alone: bool = False) -> float:
+    """Of a process and its children, or of it alone; 0 once it has ended and nobody knows yet."""
+    those = (pid,) if alone else (pid, *children(pid))
+    return sum(int(_stat(one)[21]) * PAGE for one in those) / 1e6
 
 
 def peak_mb(pid: int) -> float:
@@ -36,6 +37,11 @@ def descriptors(pid: int) -> int:
 def threads(pid: int) -> int:
     """Of a process and its children."""
     return sum(int(_stat(one)[17]) for one in (pid, *children(pid)))
+
+
+def command(pid: int) -> str:
+    """What it was started as, or calls itself."""
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
 
 
 def children(pid: int) -> list[int]:

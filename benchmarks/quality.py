@@ -1,6 +1,6 @@
 """The ensemble beside its best single member, and beside that member asked as often as it costs.
 
-    python benchmarks/quality.py --data DIR [--replies sums.jsonl] [--out DIR]
+    python benchmarks/quality.py --data DIR [--replies sums.jsonl] [--out quality.json]
 
 Two sets with keys. `DIR/gsm8k/model_solutions.jsonl.gz` has one recorded reply of each of four
 models (openai/grade-school-math, example_model_solutions.jsonl, MIT): spend is the number of
@@ -12,7 +12,7 @@ samples) with the number of samples that comes nearest to its spend.
 
 Replies are scored, compared and voted on by the service's own code. Intervals are of a bootstrap
 over problems; differences are paired. Which single member is the best is known in hindsight, which
-favors it. `--out` is a folder for quality.json and quality.svg.
+favors it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import replies
-from circumstances import circumstances
+from estimates import Estimate
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from report import save
+from results import keep, versions
 from rich.progress import track
 from strategies import MODELS, problem
 
@@ -84,23 +85,6 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A mean over problems with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.1%} [{self.low:.1%}, {self.high:.1%}]"
-
-    @property
-    def points(self) -> str:
-        low, high = 100 * self.low, 100 * self.high
-        return f"{100 * self.value:+.1f} [{low:+.1f}, {high:+.1f}]"
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What an arm made of each problem: the share of draws in which it was right, and its mean
     spend on a problem."""
@@ -129,7 +113,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder that holds gsm8k/")
     parser.add_argument("--replies", type=Path, help="what benchmarks/replies.py wrote")
-    parser.add_argument("--out", type=Path, help="folder for quality.json and quality.svg")
+    parser.add_argument("--out", type=Path, help="a JSON file to write")
+    parser.add_argument("--picture", type=Path, help="an SVG file to write")
     asked = parser.parse_args()
     path = asked.data / "gsm8k" / "model_solutions.jsonl.gz"
     if not path.is_file():
@@ -140,14 +125,10 @@ def main() -> None:
     for keyed, outcomes, comparisons in found:
         print(report(keyed, outcomes, comparisons))
     if asked.out:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        document = {
-            **circumstances("numpy", "xllamacpp"),
-            "sets": [as_json(*one) for one in found],
-        }
-        (asked.out / "quality.json").write_text(json.dumps(document, indent=1) + "\n")
-        with mpl.rc_context({"svg.hashsalt": "starboard", "svg.fonttype": "none"}):
-            picture(found).savefig(asked.out / "quality.svg", metadata={"Date": None})
+        sets = {"sets": [as_json(*one) for one in found]}
+        keep(asked.out, sets, versions("starboard", "numpy", "xllamacpp"))
+    if asked.picture:
+        save(picture(found), asked.picture)
 
 
 def gsm8k(path: Path, limit: int | None = None) -> KeyedSet:
@@ -284,8 +265,18 @@ def accuracy(one: Outcome) -> float:
 
 
 def estimate(values: NDArray[np.float64]) -> Estimate:
+    """A mean over problems, with its bootstrap interval."""
     low, high = np.quantile(values[_resamples(len(values))].mean(axis=1), (0.025, 0.975))
     return Estimate(float(values.mean()), float(low), float(high))
+
+
+def percent(share: Estimate) -> str:
+    return f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]"
+
+
+def points(share: Estimate) -> str:
+    value, low, high = (100 * one for one in (share.value, share.low, share.high))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def difference(ensemble: Outcome, rival: Outcome) -> Estimate:
@@ -302,14 +293,14 @@ def report(keyed: KeyedSet, outcomes: Sequence[Outcome], comparisons: Sequence[C
         f"\n{keyed.name}, {len(keyed.problems)} problems\n",
         f"| who or what chooses | {keyed.unit} a problem | right [95 %] |",
         "|---|---|---|",
-        *(f"| {o.arm.name} | {o.spend:.3g} | {estimate(o.hits)} |" for o in outcomes),
+        *(f"| {o.arm.name} | {o.spend:.3g} | {percent(estimate(o.hits))} |" for o in outcomes),
         f"\n| ensemble | {keyed.unit} | rival | {keyed.unit} | difference, points [95 %] | |",
         "|---|---|---|---|---|---|",
     ]
     for one in comparisons:
         lines.append(
             f"| {one.ensemble.arm.name} | {one.ensemble.spend:.3g} | {one.rival.arm.name}"
-            f" | {one.rival.spend:.3g} | {one.difference.points} | {one.verdict} |"
+            f" | {one.rival.spend:.3g} | {points(one.difference)} | {one.verdict} |"
         )
     return "\n".join(lines)
 

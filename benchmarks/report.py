@@ -1,9 +1,9 @@
-"""The tables of docs/benchmarks.md and their pictures, from the JSON files in docs/benchmarks.
+"""Tables in docs and their pictures, from the JSON files in docs/benchmarks.
 
     python benchmarks/report.py
 
-The files are what overhead.py, growth.py and soak.py wrote with `--out`. In the page, what stands
-between `<!-- NAME -->` and `<!-- end -->` is made from NAME.json; the rest is written by hand.
+The files are what benchmarks wrote with `--out`. In the pages, what stands between `<!-- NAME -->`
+and `<!-- end -->` is made from NAME.json; the rest is written by hand.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from estimates import least_squares, median
 from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGE = DOCS / "benchmarks.md"
+PAGES = (DOCS / "benchmarks.md", DOCS / "chaos.md")
 CALLS = {"starboard": 2, "bare": 2, "litellm": 1}  # one after the other in an answer
 CALLED = {
     "starboard": "Starboard",
@@ -39,9 +39,10 @@ Found = Mapping[str, Any]
 
 def main() -> None:
     for name, kind in SECTIONS.items():
-        if found := read(name):
+        if kind.draw and (found := read(name)):
             save(kind.draw(found), DOCS / "pictures" / f"{name}.svg")
-    PAGE.write_text(page(PAGE.read_text()))
+    for file in PAGES:
+        file.write_text(page(file.read_text()))
 
 
 def save(figure: Figure, picture: Path) -> None:
@@ -57,7 +58,7 @@ def read(name: str) -> dict[str, Any] | None:
 
 
 def page(text: str) -> str:
-    """The page with its tables made anew. Raises `KeyError` for a name that is not ours."""
+    """A page with its tables made anew. Raises `KeyError` for a name that is not ours."""
     marked = re.compile(r"(<!-- (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
     return marked.sub(lambda match: match[1] + section(match["name"]) + match[3], text)
 
@@ -66,8 +67,8 @@ def section(name: str) -> str:
     kind = SECTIONS[name]
     if not (found := read(name)):
         return "Not measured yet.\n"
-    picture = f"![{kind.shows}](pictures/{name}.svg)"
-    return f"{kind.table(found)}\n\n{circumstances(found)}\n\n{picture}\n"
+    picture = f"\n![{kind.shows}](pictures/{name}.svg)\n" if kind.draw else ""
+    return f"{kind.table(found)}\n\n{circumstances(found)}\n{picture}"
 
 
 def circumstances(found: Found) -> str:
@@ -211,6 +212,79 @@ def latency_ms(samples: Sequence[Found]) -> list[float]:
     return [1000 * one["median_s"] for one in samples[1:]]
 
 
+ENGINE: Mapping[str, str] = {
+    "tokens_per_s": "tokens/s",
+    "cpu_ms_per_token": "CPU, ms per token",
+    "first_token_s": "first token, s",
+    "resident_mb": "resident, MB",
+}
+
+
+def engine_table(found: Found) -> str:
+    """What stands in brackets: the least and the greatest of the rounds."""
+    rows = [row for cell in found["cells"] for row in _engine_rows(cell)]
+    table = lines_of(("clients", "", "engine", "server", "engine / server, by round"), rows)
+    pairs = [
+        pair
+        for cell in found["cells"]
+        for one in cell["rounds"]
+        for pair in zip(one["engine"]["texts"], one["server"]["texts"], strict=True)
+    ]
+    same = sum(ours.strip() == theirs.strip() for ours, theirs in pairs)
+    return (
+        f"{table}\n\n{same} of {len(pairs)} replies are alike to the letter."
+        f" {len(found['cells'][0]['rounds'])} rounds; the machine's load before them:"
+        f" {found['load']:.1f} (over the number of cores, others were at work too)."
+    )
+
+
+def _engine_rows(cell: Found) -> Iterator[Sequence[str]]:
+    rounds = cell["rounds"]
+    for name, shown in ENGINE.items():
+        engine, server = column(rounds, "engine", name), column(rounds, "server", name)
+        ratios = [ours / its for ours, its in zip(engine, server, strict=True)]
+        values = (ranged(one, ".3g") for one in (engine, server, ratios))
+        yield (str(cell["clients"]), shown, *values)
+
+
+# By field of a phase's tally.
+CHAOS: Mapping[str, str] = {
+    **{name: name for name in ("faults", "asked", "again", "given", "degraded", "refused", "gone")},
+    "slowest_s": "slowest, s",
+    **{name: name for name in ("late", "wrong", "lost")},
+    "not_booked": "not booked",
+    **{name: name for name in ("doubled", "leaked")},
+    "held_mb": "MB",
+}
+
+
+def chaos_table(found: Found) -> str:
+    phases = found["phases"]
+    summed = [name for name in CHAOS if name in phases[0] and name not in ("slowest_s", "held_mb")]
+    every = {name: sum(one[name] for one in phases) for name in summed}
+    every |= {"slowest_s": max(one["slowest_s"] for one in phases)}
+    rows = [(one["store"], one["phase"], *_chaos_cells(one)) for one in phases]
+    table = lines_of(
+        ("store", "phase", *CHAOS.values()), [*rows, ("", "**all**", *_chaos_cells(every))]
+    )
+    left_out = "".join(f" Left out: {one}." for one in found["left_out"])
+    return (
+        f"{table}\n\n{found['seconds']:.0f} s of load in each phase, {found['clients']} clients,"
+        f" seed {found['seed']}.{left_out}"
+    )
+
+
+def _chaos_cells(row: Found) -> Iterator[str]:
+    for name in CHAOS:
+        match row.get(name):
+            case None:
+                yield ""
+            case float(value):
+                yield f"{value:.0f}" if name == "held_mb" else f"{value:.1f}"
+            case count:
+                yield f"{count:,}"
+
+
 def draw_overhead(found: Found) -> Figure:
     """The medians, with the least and the greatest round."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -309,11 +383,11 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Section:
-    """`shows`: what the picture shows, for those who do not see it."""
+    """`shows`: what the picture shows, for those who do not see it. Not all have one."""
 
     table: Callable[[Found], str]
-    draw: Callable[[Found], Figure]
-    shows: str
+    draw: Callable[[Found], Figure] | None = None
+    shows: str = ""
 
 
 SECTIONS: Mapping[str, Section] = {
@@ -331,6 +405,8 @@ SECTIONS: Mapping[str, Section] = {
         )
         for part, label in LABELS.items()
     },
+    "embedded-engine": Section(engine_table),
+    "chaos": Section(chaos_table),
 }
 
 if __name__ == "__main__":

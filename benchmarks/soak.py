@@ -28,6 +28,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 from estimates import drift
@@ -46,13 +47,14 @@ REST_S = 30  # longer than connections are kept open without use
 
 @dataclass
 class Load:
-    """The clients' common state. `took`: seconds of the answers since the last sample."""
+    """The clients' common state. `took`: seconds of the answers since the last sample; `recent`:
+    the latest answers, id and prompt."""
 
     http: aiohttp.ClientSession
     counts: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
     took: list[float] = field(default_factory=list)
-    recent: deque[str] = field(default_factory=lambda: deque(maxlen=100))
+    recent: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=100))
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ class WrongError(Exception):
 
 
 async def answer(load: Load, draw: random.Random) -> None:
-    body = {**asked(draw), "tags": {"user": f"u{draw.randrange(100)}"}}
+    body: dict[str, Any] = {**asked(draw), "tags": {"user": f"u{draw.randrange(100)}"}}
     found = json.loads(await sent(load, "POST", "/answer", body))
     if not found["answer"]:
         raise WrongError("no answer")
-    load.recent.append(found["id"])
+    load.recent.append((found["id"], body["prompt"]))
 
 
 async def events(load: Load, draw: random.Random) -> None:
@@ -110,15 +112,22 @@ async def leave(load: Load, draw: random.Random) -> None:
 
 
 async def search(load: Load, draw: random.Random) -> None:
-    found = json.loads(await sent(load, "GET", f"/answers?q={draw.choice(WORDS)}"))
-    if load.recent and not isinstance(found["answers"], list):
-        raise WrongError("no list")
+    """By the first words of a prompt that was answered, which no reply has."""
+    if load.recent:
+        _, prompt = draw.choice(load.recent)
+        words = " ".join(prompt.split()[:3]).removesuffix("?")
+        query = urlencode({"q": f'"{words}"'})
+        said = await sent(load, "GET", f"/answers?{query}")
+        prompts = [one["prompt"] for one in json.loads(said)["answers"]]
+        if not prompts or any(words not in one for one in prompts):
+            raise WrongError(f"found for {words!r}: {prompts[:3]}")
 
 
 async def feedback(load: Load, draw: random.Random) -> None:
     if load.recent:
         body = {"thumb": draw.choice(("up", "down"))}
-        await sent(load, "POST", f"/answers/{draw.choice(load.recent)}/feedback", body)
+        id_, _ = draw.choice(load.recent)
+        await sent(load, "POST", f"/answers/{id_}/feedback", body)
 
 
 Action = Callable[[Load, random.Random], Awaitable[None]]
@@ -164,7 +173,7 @@ async def client(load: Load, number: int, pause_s: float) -> None:
         began = time.perf_counter()
         try:
             await action(load, draw)
-        except (WrongError, aiohttp.ClientError) as error:
+        except (WrongError, aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
             load.wrong[f"{action.__name__}: {error!r}"] += 1
         load.counts[action.__name__] += 1
         if action in ANSWERS:
@@ -204,7 +213,7 @@ class Watched:
 
 
 async def soak(given: argparse.Namespace, url: str, pid: int, database: Path) -> dict[str, Any]:
-    warm_up_s, counted_s = min(60.0, 6 * given.minutes), 60 * given.minutes
+    warm_up_s, counted_s = 60 * given.warm_up, 60 * given.minutes
     total_s = warm_up_s + counted_s + 2 * REST_S
     connector = aiohttp.TCPConnector(limit=0)
     with Progress(transient=True) as progress:
@@ -231,7 +240,9 @@ async def soak(given: argparse.Namespace, url: str, pid: int, database: Path) ->
                     samples.append(await watched.sample())
                 for one in clients:
                     one.cancel()
-                await asyncio.gather(*clients, return_exceptions=True)
+                for ended in await asyncio.gather(*clients, return_exceptions=True):
+                    if isinstance(ended, Exception):  # its cancellation is none
+                        raise ended
 
             await under_load(warm_up_s, [])
             await wait(REST_S)
@@ -279,6 +290,7 @@ def verdict(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--warm-up", type=float, default=10, help="minutes before those")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--pause", type=float, default=0.7, help="seconds on average, of a client")
     parser.add_argument("--every", type=float, default=5, help="seconds between samples")

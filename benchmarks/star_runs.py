@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from report import save
 
 from app.runs import write_text
 from app.star.report import Measured, results, share
@@ -58,7 +59,7 @@ def main() -> None:
     print(spent(folders))
     write_text(arguments.out / "table.md", f"{table}\n{spent(folders)}")
     title = f"{arguments.problems} on {arguments.base}, seed {arguments.seed}"
-    drawn(found, title).savefig(arguments.out / "accuracy.svg", metadata={"Date": None})
+    save(drawn(found, title), arguments.out / "accuracy.svg")
 
 
 def hand_on(first: Path, folder: Path) -> None:

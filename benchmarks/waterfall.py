@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from report import save
 
 from app.api import create_app
 from tests.conftest import settings
@@ -155,8 +155,7 @@ def draw(spans: Sequence[Any], picture: Path) -> None:
         frameon=False,
         fontsize=9,
     )
-    with mpl.rc_context({"svg.hashsalt": "starboard", "svg.fonttype": "none"}):
-        figure.savefig(picture, format="svg", metadata={"Date": None})
+    save(figure, picture)
 
 
 def _draw_span(plot: Any, row: int, span: Any, began_ms: float) -> None:

@@ -26,21 +26,26 @@ BENCHMARKS = Path(report.__file__).parent
 NOISE = [NormalDist().inv_cdf((7 * n % 101 + 0.5) / 101) for n in range(101)]
 
 
-def test_the_page_agrees_with_the_files() -> None:
+def test_the_pages_agree_with_the_files() -> None:
     """`python benchmarks/report.py` makes it so."""
-    text = report.PAGE.read_text()
-    assert set(re.findall(r"<!-- ([\w-]+) -->\n", text)) - {"end"} == set(report.SECTIONS)
-    assert report.page(text) == text
-    for name in report.SECTIONS:
-        assert bool(report.read(name)) == (report.DOCS / "pictures" / f"{name}.svg").is_file()
+    marked: list[str] = []
+    for page in report.PAGES:
+        text = page.read_text()
+        marked += re.findall(r"<!-- (?!end )([\w-]+) -->\n", text)
+        assert report.page(text) == text
+    assert sorted(marked) == sorted(report.SECTIONS)
+    for name, kind in report.SECTIONS.items():
+        picture = report.DOCS / "pictures" / f"{name}.svg"
+        assert bool(kind.draw and report.read(name)) == picture.is_file()
 
 
 def test_the_page_lists_every_benchmark_and_its_links_lead_somewhere() -> None:
-    text = report.PAGE.read_text()
+    home = report.PAGES[0]
+    text = home.read_text()
     commands = {file.name for file in BENCHMARKS.glob("*.py") if "argparse" in file.read_text()}
     assert {name for name in commands if f"`{name}" not in text} == set()
     for path, anchor in re.findall(r"\]\((\S*?\.md)?#(\S+?)\)", text):
-        page = (report.DOCS / (path or report.PAGE.name)).read_text()
+        page = (report.DOCS / (path or home.name)).read_text()
         heads = [head.lower().replace(" ", "-") for head in re.findall(r"^#+ (.*)$", page, re.M)]
         assert anchor in heads, (path, anchor)
 
@@ -125,6 +130,36 @@ def test_growth_states_the_slope_of_all_rounds_and_the_span_of_each() -> None:
     rounds = [{"1000": measured(10 * n), "100000": measured(10.2 * n)} for n in slow]
     table = report.growth_table("stored", {"rounds": rounds})
     assert "100,000 over CPU beside 1,000: **1.020** [1.020, 1.020]" in table
+
+
+def test_the_engine_is_held_against_the_server_round_by_round() -> None:
+    fields = dict.fromkeys(report.ENGINE, 2.0)
+    rounds = [
+        {
+            "engine": {name: slow * value for name, value in fields.items()}
+            | {"texts": ["a", "b"]},
+            "server": fields | {"texts": ["a ", "c"]},
+        }
+        for slow in (1, 2, 4)
+    ]
+    table = report.engine_table({"load": 1.5, "cells": [{"clients": 4, "rounds": rounds}]})
+    assert "| 4 | tokens/s | 4 [2, 8] | 2 [2, 2] | 2 [1, 4] |" in table
+    assert "3 of 6 replies are alike" in table
+
+
+def test_phases_are_summed_and_what_was_left_out_is_told() -> None:
+    counted = {"store": "sqlite", **dict.fromkeys(report.CHAOS, 1000)}
+    phases = [
+        counted | {"phase": "5xx", "slowest_s": 2.5, "held_mb": 192.4},
+        counted | {"phase": "killed", "slowest_s": 1.5, "held_mb": 190.0},
+    ]
+    told = {"phases": phases, "seconds": 27.0, "clients": 12, "seed": 7, "left_out": ["x: y"]}
+    head, _, first, _, every, _, said = report.chaos_table(told).split("\n")
+    assert first.startswith("| sqlite | 5xx | 1,000 |")
+    assert first.endswith("| 192 |")
+    cells = dict(zip(head.split(" | "), every.split(" | "), strict=True))
+    assert (cells["slowest, s"], cells["lost"], cells["not booked"]) == ("2.5", "2,000", "2,000")
+    assert said.endswith("Left out: x: y.")
 
 
 def measured(cpu_ms: float) -> dict[str, Any]:

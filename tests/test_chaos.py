@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from chaos import (
-    EVERYTHING,
-    MEMBERS,
-    Phase,
-    lock,
-    mistakes,
-    reply_of,
-    run,
-    scores_of,
-)
+from chaos import run
+from chaos_answers import MEMBERS, mistakes, reply_of, scores_of
+from chaos_faults import EVERYTHING, Phase, lock
+from chaos_rig import Money
 
 from app.domain import Attributes, Weights
 
@@ -39,6 +34,29 @@ async def test_what_must_hold_holds_through_a_slice_of_the_schedule() -> None:
         assert tally.faults > 0, tally.phase
         assert tally.given > 0, tally.phase
     assert faulty[-1].degraded > 0
+
+
+def test_what_is_booked_too_little_or_twice_is_found_out() -> None:
+    before = Money(100, {"a": 100}, {"lease_a": 70}, runs=1)
+    now = Money(300, {"a": 100, "b": 100, "c": 100}, {"lease_a": 70}, runs=3)
+    assert now.since(before) == Money(200, {"b": 100, "c": 100}, {}, 2)
+
+    def wrong(booked: int, not_booked: int = 0, runs: int = 3, **how: Any) -> bool:
+        said = {**before.not_booked, **({"lease_b": not_booked} if not_booked else {})}
+        later = replace(now, booked=booked, not_booked=said, runs=runs)
+        return later.since(before).wrong(**how) is not None
+
+    assert not wrong(300, exact=True)
+    assert wrong(299, exact=True)
+    assert wrong(301, exact=True)
+    assert not wrong(300, exact=False)
+    assert wrong(299, exact=False)  # what an earlier phase did not book excuses nothing
+    assert not wrong(200, 100, exact=False)
+    assert wrong(199, 100, exact=False)
+    assert wrong(400, exact=False)
+    assert not wrong(400, runs=4, exact=False)  # one that asked, and is not stored
+    assert not wrong(200, exact=False, given=100)
+    assert wrong(199, exact=False, given=100)
 
 
 def right() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import os
@@ -10,7 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,6 +69,7 @@ def migrate() -> None:
     asyncio.run(open_and_close(settings().database_url))
 
 
+M_ARENA_MAX = -8  # malloc.h
 # How many objects may come before the youngest are looked through for garbage.
 NEW_OBJECTS = 10_000
 
@@ -76,9 +78,16 @@ def app() -> FastAPI:
     """The app of one process that serves."""
     from app.api import create_app
 
+    _share_one_heap()
     given = settings()
     _log(given)
     return create_app(given, opened=_leave_alone)
+
+
+def _share_one_heap() -> None:
+    """By itself glibc gives threads heaps of their own, and in each of them holes remain."""
+    with suppress(AttributeError, OSError):  # other C libraries have no such thing
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def _leave_alone() -> None:
