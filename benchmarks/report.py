@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,7 @@ Found = Mapping[str, Any]
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     for name, kind in SECTIONS.items():
         if kind.draw and (found := read(name)):
             save(kind.draw(found), DOCS / "pictures" / f"{name}.svg")
