@@ -20,6 +20,7 @@ import argparse
 import asyncio
 import signal
 import sqlite3
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -99,14 +100,17 @@ async def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=15, help="of load, all phases together")
+    parser.add_argument("--minutes", type=float, default=15, help="of load, all phases together; to come to rest takes as long again")
     parser.add_argument("--seed", type=int, default=7, help="of what is drawn on our side")
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--store", nargs="+", choices=list(SCHEDULES), default=list(SCHEDULES))
-    parser.add_argument("--only", nargs="+", metavar="PHASE", help="phases by name; default: all")
+    names = list(dict.fromkeys(phase.name for phases in SCHEDULES.values() for phase in phases))
+    said = f"of these, in quotes; default: all: {', '.join(names)}"
+    parser.add_argument("--only", nargs="+", metavar="PHASE", choices=names, help=said)
     parser.add_argument("--faketime", type=Path, default=FAKETIME, help="libfaketimeMT.so.1")
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # services and disk are put away
     chosen = {
         store: [p for p in SCHEDULES[store] if not given.only or p.name in given.only]
         for store in given.store
