@@ -100,7 +100,12 @@ async def run(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=15, help="of load, all phases together; to come to rest takes as long again")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=15,
+        help="of load, all phases together; to come to rest takes as long again",
+    )
     parser.add_argument("--seed", type=int, default=7, help="of what is drawn on our side")
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--store", nargs="+", choices=list(SCHEDULES), default=list(SCHEDULES))
