@@ -362,7 +362,7 @@ def draw_soak(found: Found) -> Figure:
         for name, values in curves.items():
             axes.plot(minutes, values, label=name, linewidth=1)
         axes.margins(y=0.15)
-        axes.set(ylabel=label, ylim=(0, None))
+        axes.set(ylabel=label, ylim=(0, 1.1 * axes.get_ylim()[1]))
         if len(curves) > 1:
             axes.legend(loc="upper right", fontsize=8, ncols=len(curves))
         _plain(axes)
