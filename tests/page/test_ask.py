@@ -292,8 +292,9 @@ async def test_members_and_settings_are_sent(board: Board, visiting: Visiting) -
 
 
 async def test_what_is_written_outlives_a_key_and_another_view(
-    boards: Boards, visiting: Visiting, tmp_path: Any
+    boards: Boards, visiting: Visiting, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.api.security.LOOK_AGAIN_S", 0.0)
     async with (
         boards() as board,
         AnswerStore.open(database(tmp_path)) as store,
