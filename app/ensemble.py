@@ -273,7 +273,9 @@ class _Panel:
         asked: dict[asyncio.Task[ScoredCandidate], tuple[str, str, float]] = {}
 
         def ask(name: str) -> None:
-            prompt = replace(self.prompt, sample=samples[name])
+            prompt = self.prompt
+            if prompt.sample != samples[name]:
+                prompt = replace(prompt, sample=samples[name])
             samples[name] += 1
             id_ = new_id("cand")
             asked[asyncio.ensure_future(self._member(id_, name, prompt))] = (id_, name, _now())
@@ -338,7 +340,7 @@ class _Panel:
         candidates = []
         for told in arrived:
             held = told
-            if told.score is not None:
+            if told.score is not None and told.score is not scores[told.candidate.id]:
                 held = _scored(told.candidate, scores[told.candidate.id], self.plan.weights)
                 if held.score is not None and held.score.outcome != told.score.outcome:
                     self.tell(Scored(held))

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -698,6 +698,7 @@ class _NamedScorers(PydanticBaseSettingsSource):
         return {"scorer": [by_kind.get(kind, {"kind": kind}) for kind in kinds]}
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether a name or address means this machine, and cannot be made to mean another."""
     try:

@@ -130,7 +130,7 @@ def strict_json(body: bytes) -> object:
     try:
         text = body.decode("utf-8-sig")
         value: object = json.loads(text, object_pairs_hook=_each_once, parse_constant=_no_number)
-        if _deeper(value, MAX_DEPTH):
+        if text.count("{") + text.count("[") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
             raise RecursionError
         if "\\u" in text:  # nothing else makes half a pair
             json.dumps(value, ensure_ascii=False).encode()

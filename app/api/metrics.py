@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -36,6 +37,8 @@ from app.domain import (
 from app.gates import CIRCUITS, Gate
 from app.metering import Charge
 
+Instrument = TypeVar("Instrument", Counter, Gauge, Histogram)
+
 disable_created_metrics()  # a second series for each one, which Prometheus has no use for
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
@@ -56,6 +59,7 @@ class Metrics:
     def __init__(self, *, shared: bool = False) -> None:
         self.shared = shared
         self.gates: Mapping[str, Gate] = {}
+        self._series: dict[tuple[object, tuple[str | int, ...]], Any] = {}
         self.registry = own = CollectorRegistry()
         if shared:
             self.registry = CollectorRegistry()
@@ -151,14 +155,18 @@ class Metrics:
             raise
         finally:
             self.runs_in_progress.dec()
-            self.runs.labels(outcome).inc()
+            self._of(self.runs, outcome).inc()
+
+    def request(self, method: str, route: str, status: int) -> None:
+        """Count a request that was answered."""
+        self._of(self.requests, method, route, status).inc()
 
     def book(self, charge: Charge, cost: int | None) -> None:
         """Count what a call cost, in nano-dollars; None if that is not known."""
         # Also by 0: a series must be there before it counts, and one that costs nothing says so.
-        self.cost_unknown[charge.of].labels(charge.name).inc(cost is None)
+        self._of(self.cost_unknown[charge.of], charge.name).inc(cost is None)
         if cost is not None:
-            self.cost[charge.of].labels(charge.name).inc(cost / NANO)
+            self._of(self.cost[charge.of], charge.name).inc(cost / NANO)
 
     @asynccontextmanager
     async def telling(self, gates: Mapping[str, Gate]) -> AsyncIterator[None]:
@@ -190,37 +198,45 @@ class Metrics:
         # The figures of several workers are read from files.
         return await asyncio.to_thread(generate_latest, self.registry)
 
+    def _of(self, instrument: Instrument, *labels: str | int) -> Instrument:
+        """The series with these labels: to look it up in the instrument takes several times as
+        long as to count."""
+        series: Instrument | None = self._series.get((instrument, labels))
+        if series is None:
+            series = self._series[instrument, labels] = instrument.labels(*labels)
+        return series
+
     def _reply(self, candidate: Candidate) -> None:
         outcome = candidate.outcome
         if not isinstance(outcome, Completion):
-            self.replies.labels(candidate.member, outcome.kind).inc()
+            self._of(self.replies, candidate.member, outcome.kind).inc()
             return
-        self.replies.labels(candidate.member, "completed").inc()
-        self.latency.labels(candidate.member).observe(candidate.latency_s)
+        self._of(self.replies, candidate.member, "completed").inc()
+        self._of(self.latency, candidate.member).observe(candidate.latency_s)
         if outcome.usage:
-            self.tokens.labels(candidate.member, "input").inc(outcome.usage.input_tokens)
-            self.tokens.labels(candidate.member, "output").inc(outcome.usage.output_tokens)
+            self._of(self.tokens, candidate.member, "input").inc(outcome.usage.input_tokens)
+            self._of(self.tokens, candidate.member, "output").inc(outcome.usage.output_tokens)
 
     def _answer(self, answer: Answer) -> None:
         timings = answer.timings
-        self.stages.labels("fan_out").observe(timings.slowest_member_s)
-        self.stages.labels("scoring").observe(timings.scoring_s)
-        self.stages.labels("overhead").observe(timings.overhead_s)
+        self._of(self.stages, "fan_out").observe(timings.slowest_member_s)
+        self._of(self.stages, "scoring").observe(timings.scoring_s)
+        self._of(self.stages, "overhead").observe(timings.overhead_s)
         self.total.observe(timings.total_s)
         if answer.winner:
-            self.wins.labels(answer.winner.candidate.member).inc()
+            self._of(self.wins, answer.winner.candidate.member).inc()
         for candidate in answer.candidates:
             if candidate.reward is not None:
-                self.rewards.labels(answer.scorer.name).observe(candidate.reward)
+                self._of(self.rewards, answer.scorer.name).observe(candidate.reward)
         for step in answer.scorer.ladder:
-            self.steps.labels(step.name, step.outcome).inc()
+            self._of(self.steps, step.name, step.outcome).inc()
 
     def _show_gates(self) -> None:
         for name, gate in self.gates.items():
-            self.calls.labels(name).set(gate.in_progress)
-            self.waiting.labels(name).set(gate.waiting)
+            self._of(self.calls, name).set(gate.in_progress)
+            self._of(self.waiting, name).set(gate.waiting)
             for state in CIRCUITS:
-                self.circuits.labels(name, state).set(gate.circuit == state)
+                self._of(self.circuits, name, state).set(gate.circuit == state)
 
     def _show_tasks(self) -> None:
         self.tasks.set(len(asyncio.all_tasks()))

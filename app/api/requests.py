@@ -6,9 +6,10 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Set
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.metrics import Metrics
@@ -27,6 +28,7 @@ SECURITY_HEADERS = {
     "x-content-type-options": "nosniff",
 }
 MAX_PATH = 256  # of a line of the log
+_SECURITY = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -53,12 +55,11 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                sent = MutableHeaders(scope=message)
-                sent[REQUEST_ID] = id_
-                for name, value in SECURITY_HEADERS.items():
-                    sent.setdefault(name, value)  # the page has a stricter policy
-                if "etag" not in sent:  # of the files under /docs
-                    sent.setdefault("cache-control", "no-store")
+                message["headers"] = [
+                    *message["headers"],
+                    (REQUEST_ID.encode(), id_.encode()),
+                    *_missing({name.lower() for name, _ in message["headers"]}),
+                ]
             await send(message)
 
         self.metrics.requests_in_progress.inc()
@@ -71,7 +72,7 @@ class Observed:
     def _note(self, scope: Scope, status: int, took_s: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
         path = scope["path"][:MAX_PATH]
-        self.metrics.requests.labels(method, _route(scope), status).inc()
+        self.metrics.request(method, _route(scope), status)
         log.info(
             "%s %s %d in %.3f s",
             method,
@@ -85,6 +86,15 @@ class Observed:
                 "duration_s": round(took_s, 6),
             },
         )
+
+
+def _missing(names: Set[bytes]) -> list[tuple[bytes, bytes]]:
+    """The headers that every reply has, but for those that it has already: the page has a stricter
+    policy, and the files under /docs may be kept, by their `etag`."""
+    missing = [(name, value) for name, value in _SECURITY if name not in names]
+    if names.isdisjoint((b"etag", b"cache-control")):
+        missing.append((b"cache-control", b"no-store"))
+    return missing
 
 
 def _route(scope: dict[str, Any] | Scope) -> str:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Asgi
 
 from app.api.problems import problem_of, problem_response
-from app.api.services import Live
+from app.api.services import services_of
 from app.domain import Scope
 from app.errors import (
     ConfigurationError,
@@ -94,9 +94,8 @@ def needs(scope: Scope) -> Callable[..., Awaitable[ApiKey | None]]:
     Raises `UnauthorizedError` or `ForbiddenError`.
     """
 
-    async def caller(
-        request: Request, live: Live, bearer: Bearer, x_api_key: XApiKey
-    ) -> ApiKey | None:
+    async def caller(request: Request, bearer: Bearer, x_api_key: XApiKey) -> ApiKey | None:
+        live = services_of(request)
         secret = bearer.credentials if bearer else x_api_key
         if not await _asks_for_keys(live, secret):
             _check_host(live, request)
@@ -117,7 +116,7 @@ MayScore = Annotated[ApiKey | None, Depends(needs("score"))]
 
 
 async def count_hop(
-    live: Live,
+    request: Request,
     hop: Annotated[int, Header(alias=HOP_HEADER, ge=0, le=1000, include_in_schema=False)] = 0,
 ) -> None:
     """A dependency of every route that asks members: how many boards a request came through.
@@ -125,10 +124,9 @@ async def count_hop(
     Raises `LoopError` over `max_hops`. Calls to OpenAI-compatible members pass the count on. It is
     no parameter of the OpenAPI document: boards set it, clients do not.
     """
-    if hop > live.settings.max_hops:
-        raise LoopError(
-            f"it came through {hop} boards already; max_hops is {live.settings.max_hops}"
-        )
+    most = services_of(request).settings.max_hops
+    if hop > most:
+        raise LoopError(f"it came through {hop} boards already; max_hops is {most}")
     HOP.set(hop)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import anthropic
@@ -10,7 +9,7 @@ from anthropic.types import MessageParam
 
 from app.domain import Completion, FinishReason, Message, Prompt, Usage
 from app.errors import UpstreamError
-from app.providers.http import Http, completion, retry_after, status_error, upstream
+from app.providers.http import Http, completion, decoded, retry_after, status_error, upstream
 
 # Models that still take `temperature`; newer ones answer 400 to it. A model that is missing here
 # only loses its temperature, and the answer reports that.
@@ -80,8 +79,7 @@ class AnthropicProvider:
                 )
             except anthropic.APIStatusError as error:
                 raise _status_error(self.name, error) from error
-            reply: object = json.loads(response.http_response.content)
-        return reply
+            return decoded(response.http_response.content)
 
     def _completion(self, reply: object, dropped: tuple[str, ...] = ()) -> Completion:
         match reply:

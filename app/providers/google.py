@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from google.genai import errors, types
 
 from app.domain import NOTHING, Completion, FinishReason, Prompt, Usage
 from app.errors import UpstreamError
-from app.providers.http import Http, completion, retry_after, status_error, upstream
+from app.providers.http import Http, completion, decoded, retry_after, status_error, upstream
 
 FINISH_REASONS: dict[str, FinishReason] = {
     "STOP": "stop",
@@ -47,6 +46,14 @@ class _Part(_Fields, types.Part):
     pass
 
 
+# Copies of these need no validation, which for a few texts and numbers takes the package long.
+# The reply is read here, without the package's models, and is that of one call: the package would
+# call again for what a reply left out, which nobody has reserved for.
+_CONFIG = _Config(should_return_http_response=True)
+_CONTENT = types.Content()
+_PART = _Part()
+
+
 @dataclass(frozen=True)
 class GoogleProvider:
     """A Gemma or Gemini model."""
@@ -58,17 +65,21 @@ class GoogleProvider:
     async def complete(self, prompt: Prompt) -> Completion:
         folds = folds_system(self.model)
         turns = prompt.turns_with_system_folded if folds else prompt.turns
-        config = _Config(
-            # Gemma 3 refuses the field even when it is empty, so it must be left out.
-            system_instruction=None if folds else prompt.system,
-            temperature=prompt.temperature,
-            max_output_tokens=prompt.max_tokens,
-            # The reply is read here, without the package's models, and is that of one call: the
-            # package would call again for what a reply left out, which nobody has reserved for.
-            should_return_http_response=True,
+        config = _CONFIG.model_copy(
+            update={
+                # Gemma 3 refuses the field even when it is empty, so it must be left out.
+                "system_instruction": None if folds else prompt.system,
+                "temperature": prompt.temperature,
+                "max_output_tokens": prompt.max_tokens,
+            }
         )
         contents: list[types.ContentUnion] = [
-            types.Content(role=google_role(turn.role), parts=[_Part(text=turn.content)])
+            _CONTENT.model_copy(
+                update={
+                    "role": google_role(turn.role),
+                    "parts": [_PART.model_copy(update={"text": turn.content})],
+                }
+            )
             for turn in turns
         ]
         with upstream(self.name):
@@ -82,7 +93,7 @@ class GoogleProvider:
             except errors.APIError as error:
                 raise _api_error(self.name, error) from error
             assert response.sdk_http_response
-            reply = json.loads(response.sdk_http_response.body or "")
+            reply = decoded(response.sdk_http_response.body or "")
         return self._completion(reply)
 
     async def ping(self) -> None:

@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC
-from functools import cached_property
+from functools import cached_property, lru_cache
 from http import HTTPStatus
+from typing import Any
 
 import aiohttp
 import httpx2
+from pydantic_core import from_json
 
 from app.domain import NOTHING, Completion, FailureKind, FinishReason, Usage
 from app.errors import UpstreamError
@@ -80,9 +82,7 @@ class Http:
     @cached_property
     def packages(self) -> httpx2.AsyncClient:
         """The same pool for vendors' packages."""
-        return httpx2.AsyncClient(
-            transport=_Transport(self), timeout=None, headers={"accept-encoding": "gzip"}
-        )
+        return _Packages(self)
 
     async def exchange(
         self,
@@ -173,7 +173,16 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan
 def _decoded(name: str, reply: Reply, error_of: ErrorOf) -> object:
     if reply.status != HTTPStatus.OK:
         raise error_of(name, reply)
-    return json.loads(reply.body)
+    return decoded(reply.body)
+
+
+def decoded(body: bytes | str) -> object:
+    """The value of a JSON text; raises `ValueError`."""
+    try:
+        value: object = from_json(body)
+    except ValueError:  # also for half surrogate pairs and UTF-16, which may be there
+        value = json.loads(body)
+    return value
 
 
 def bearer_headers(api_key: str | None) -> Mapping[str, str]:
@@ -307,14 +316,20 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-class _Transport(httpx2.AsyncBaseTransport):
-    """What vendors' packages send, over our pool. Bodies are read to their end: no package is asked
-    for a stream."""
+class _Packages(httpx2.AsyncClient):
+    """What vendors' packages send, over our pool: requests as the packages build them, for they
+    name the whole URL and all headers; no cookies, no redirects, nothing merged or looked up for
+    each request. Bodies are read to their end: no package is asked for a stream."""
 
     def __init__(self, http: Http) -> None:
+        super().__init__(transport=httpx2.AsyncBaseTransport())
         self._http = http
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+    def build_request(self, method: str, url: httpx2.URL | str, **of: Any) -> httpx2.Request:
+        of.pop("timeout", None)
+        return httpx2.Request(method, _parsed(url), **of)
+
+    async def send(self, request: httpx2.Request, **_: Any) -> httpx2.Response:
         # `raw` and not the headers as a mapping, which looks through all of them for each name.
         headers = [(name.decode(), value.decode()) for name, value in request.headers.raw]
         response, body = await self._http.exchange(
@@ -322,6 +337,11 @@ class _Transport(httpx2.AsyncBaseTransport):
         )
         left = [(k, v) for k, v in response.raw_headers if k.lower() not in _NOT_PASSED_ON]
         return httpx2.Response(response.status, headers=left, content=body, request=request)
+
+
+@lru_cache(maxsize=256)  # of each model, one
+def _parsed(url: httpx2.URL | str) -> httpx2.URL:
+    return httpx2.URL(url)
 
 
 # The body is unpacked by then; and httpx2's client would keep cookies, for all members together.

@@ -135,9 +135,7 @@ class Descent:
         steps = range(len(self._standing))
         chosen = min(steps, key=lambda at: (self._unscored_by(at, ids), at))
         scores = self._scores[chosen]
-        told = {
-            id_: replace(scores[id_], latency_s=self._spent_s[id_]) for id_ in ids if id_ in scores
-        }
+        told = {id_: self._with_all_spent(id_, scores[id_]) for id_ in ids if id_ in scores}
         return self._info(self._standing[chosen], ids), told
 
     @property
@@ -155,6 +153,10 @@ class Descent:
         self._scores[at][id_] = score
         self._spent_s[id_] = self._spent_s.get(id_, 0.0) + score.latency_s
         return score
+
+    def _with_all_spent(self, id_: str, score: Score) -> Score:
+        spent_s = self._spent_s[id_]
+        return score if score.latency_s == spent_s else replace(score, latency_s=spent_s)
 
     def _unscored_by(self, at: int, ids: Collection[str]) -> int:
         scores = self._scores[at]

@@ -59,6 +59,8 @@ class RateLimit:
             message = f"{name}: {self.calls} calls in {self.period_s:g} s are used up"
             raise UpstreamError("rate_limited", message, retry_after_s=start - now, usage=NOTHING)
         self._starts.append(start)
+        if start == now:
+            return
         try:
             await asyncio.sleep(start - now)
         except asyncio.CancelledError:

@@ -8,16 +8,16 @@ one for each transaction, not for each statement.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Literal, Protocol, TypeVar
 
+from pydantic_core import to_json
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -242,14 +242,9 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     cursor.close()
 
 
-def _fields(value: object) -> dict[str, object]:
-    """A dataclass as JSON's encoder takes it; unlike `asdict` it copies nothing."""
-    if not is_dataclass(value):
-        raise TypeError(f"{type(value).__name__} is nothing to store")
-    return {field.name: getattr(value, field.name) for field in fields(value)}
-
-
-_json = json.JSONEncoder(default=_fields).encode
+def _json(value: object) -> str:
+    """JSON of what is stored, dataclasses as objects."""
+    return to_json(value).decode()
 
 
 def utc_now() -> datetime:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import secrets
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,6 +67,8 @@ _LETTER = r"[\p{L}\p{N}]"
 _WORD = regex.compile(
     rf"(?={_ALONE}){_LETTER}\p{{M}}*|{_LETTER}(?:(?!{_ALONE}){_LETTER}|\p{{M}}){{0,{LONGEST - 1}}}"
 )
+# The words of a folded text that is ASCII: the same, in a fraction of the time.
+_ASCII_WORD = re.compile(rf"[a-z0-9]{{1,{LONGEST}}}")
 _PHRASE = regex.compile(r'"([^"]*)"|(\S+)')
 
 # The full-text index, which is no table that SQLAlchemy knows: FTS5's on SQLite, which has a
@@ -126,6 +129,8 @@ def number_at(cursor: str) -> int:
 
 
 def words_of(text: str) -> Phrase:
+    if text.isascii():
+        return tuple(_ASCII_WORD.findall(text.lower()))
     plain = _MARKS.sub(r"\1", _INVISIBLE.sub("", text))
     # Twice, for folding leaves some letters decomposed, and some have no case before.
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", plain).casefold())
