@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +17,7 @@ from app.providers import Provider
 from app.providers.anthropic import open_anthropic
 from app.providers.google import google_role, open_google
 from app.providers.google_generativeai import open_google_generativeai
-from app.providers.http import MAX_BODY_BYTES, Http, completion, open_http, post_json
+from app.providers.http import MAX_BODY_BYTES, Http, completion, decoded, open_http, post_json
 from app.providers.mistral import MistralProvider
 from app.providers.openai_compatible import OpenAICompatibleProvider
 from tests.fakes.anthropic import AnthropicFake
@@ -394,6 +395,26 @@ async def test_a_proxys_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -
     assert http.proxies["https"].startswith("http://user:secret@")
     assert "secret" not in repr(http)
     await http.aclose()
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'{"a":"\\ud83d"}', {"a": "\ud83d"}),
+        ('{"a":"é"}'.encode("utf-16"), {"a": "é"}),
+        (b'\xef\xbb\xbf{"a":1}', {"a": 1}),
+        (b"[" * 300 + b"]" * 300, None),
+        ("[1e999, 0.1]", [float("inf"), 0.1]),
+    ],
+)
+def test_whatever_json_hosts_send_is_read(body: bytes | str, value: object) -> None:
+    assert decoded(body) == (value or json.loads(body))
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"1 2", b"9" * 5000])
+def test_what_is_no_json_is_none(body: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        decoded(body)
 
 
 def test_text_that_no_database_takes_is_mended() -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from alembic import command
 from alembic.config import Config
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import Connection, inspect, make_url, select, text
 
 from app.domain import SHOWN, Answer, Attributes, Feedback, Message, Prompt, Summary
@@ -304,6 +306,11 @@ def test_words() -> None:
     assert words_of("It's ½ of 天空 & Straße_2") == (
         *("it", "s", "1", "2", "of", "天", "空", "strasse", "2"),
     )
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_words_of_ascii_are_those_of_any_text(text: str) -> None:
+    assert words_of(f"ä {text}") == ("ä", *words_of(text))
 
 
 @pytest.mark.parametrize(
