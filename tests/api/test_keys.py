@@ -413,7 +413,8 @@ async def test_what_a_run_cost_is_booked_once_the_lock_of_another_process_is_gon
     ends: bool,
 ) -> None:
     """Also if its client left, and also if that is when the service ends."""
-    monkeypatch.setattr("app.store.database.BUSY_MS", 50)
+    for module in ("database", "answers"):
+        monkeypatch.setattr(f"app.store.{module}.BUSY_MS", 50)
     monkeypatch.setattr("app.store.bookings.SOONEST_S", 3600 if ends else 0.1)
     other = sqlite3.connect(database_url.partition(":///")[2], isolation_level=None)
     async with serve_paid(host, database_url) as (client, keys):
@@ -422,22 +423,24 @@ async def test_what_a_run_cost_is_booked_once_the_lock_of_another_process_is_gon
         cost = await spent(keys)
         both = cost + (MOST if leaves else cost)
         host.delay_s = 30 if leaves else 1
-        asking = asyncio.ensure_future(client.post("/answer", json=PROMPT, headers=headers))
+        named = {**headers, "idempotency-key": "order-1"}
+        asking = asyncio.ensure_future(client.post("/answer", json=PROMPT, headers=named))
         await until(lambda: host.in_progress == 1)
         other.execute("BEGIN IMMEDIATE")
         if leaves:
             asking.cancel()
         else:
             assert (await asking).status_code == 503  # it cannot be stored
-        await until(lambda: "will be booked later" in caplog.text)
+        await until(lambda: "an Idempotency-Key is not released" in caplog.text)
+        assert caplog.text.count("will be booked later") == 1
         assert await spent(keys) == cost
         other.execute("ROLLBACK")
         other.close()
-        while not ends and await spent(keys) == cost:
-            await asyncio.sleep(0.05)
+        async with asyncio.timeout(60):
+            while not ends and await spent(keys) == cost:
+                await asyncio.sleep(0.05)
     async with AnswerStore.open(database_url) as store:
         assert await spent(Keys(store.database)) == both
-    assert caplog.text.count("will be booked later") == 1
     assert "are not booked" not in caplog.text
 
 
