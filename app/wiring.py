@@ -44,6 +44,7 @@ from app.settings import (
 )
 from app.standing import Standing, open_standing
 from app.store import AnswerStore
+from app.store.bookings import Bookings, open_bookings
 from app.store.circuits import Circuits
 from app.store.idempotency import Idempotency
 from app.store.keys import Keys
@@ -64,6 +65,7 @@ class Services:
     store: AnswerStore
     standing: Standing
     keys: Keys
+    bookings: Bookings
     idempotency: Idempotency
 
 
@@ -114,8 +116,17 @@ async def open_services(
             watches=watches,
             booked=booked,
         )
-        keys, idempotency = Keys(store.database), Idempotency(store.database)
-        yield Services(settings, settings.seats, ensemble, store, standing, keys, idempotency)
+        keys = Keys(store.database)
+        yield Services(
+            settings,
+            settings.seats,
+            ensemble,
+            store,
+            standing,
+            keys,
+            bookings=await stack.enter_async_context(open_bookings(keys)),
+            idempotency=Idempotency(store.database),
+        )
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from chaos_answers import Tally
@@ -45,14 +46,14 @@ async def one_phase(rig: Rig, phase: Phase, seconds: float, *, leaks: bool = Tru
     tally = Tally(rig.store, phase.name)
     if phase.faked:
         await rig.restart(0, signal.SIGTERM, faked=True)
-    over = asyncio.Event()
+    began, over = datetime.now(UTC), asyncio.Event()
     loading = asyncio.ensure_future(ask_until(rig, over, phase, tally))
     faults = await phase.disturb(rig, seconds)
     tally.faults += faults  # not in one: clients that leave count themselves meanwhile
     over.set()
     questions = await loading
     await recover(rig, tally)
-    await check_records(rig, phase, questions, tally)
+    await check_records(rig, phase, began, questions, tally)
     if leaks and rig.before:
         await check_leaks(rig, phase, tally)
     tally.held_mb = sum(resident_mb(service.process.pid) for service in rig.services)

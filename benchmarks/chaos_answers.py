@@ -132,7 +132,8 @@ class Tally:
 
     @property
     def broken(self) -> int:
-        return self.late + self.wrong + self.lost + self.doubled + self.leaked
+        of_records = self.lost + self.not_booked + self.doubled
+        return self.late + self.wrong + of_records + self.leaked
 
     def blame(self, what: str, said: str, times: int = 1) -> None:
         """Count what did not hold under the name of a field."""

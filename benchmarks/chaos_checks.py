@@ -44,10 +44,10 @@ async def check_leaks(rig: Rig, phase: Phase, tally: Tally) -> None:
 
 
 async def check_records(
-    rig: Rig, phase: Phase, questions: Mapping[str, Question], tally: Tally
+    rig: Rig, phase: Phase, began: datetime, questions: Mapping[str, Question], tally: Tally
 ) -> None:
     # First: what is held is let go when it is booked.
-    await _check_reservations(rig, phase, tally)
+    await _check_reservations(rig, phase, began, tally)
     await _check_rows(rig, questions, tally)
     await _check_money(rig, phase, questions, tally)
 
@@ -109,22 +109,25 @@ async def _check_money(
         max(len(rig.fakes[name].requests) for name in MEMBERS),
     )
     of_phase, rig.money = now.since(rig.money), now
-    tally.not_booked = len(of_phase.not_booked)
+    for lease, amount in of_phase.not_booked.items():
+        tally.blame("not_booked", f"{amount} nano-dollars of {lease}, by the service's log")
     given = sum(g.cost for q in questions.values() for g in q.given.values())
     if wrong := of_phase.wrong(exact=phase.exact, given=given if phase.kills else None):
         tally.blame("lost", wrong)
 
 
-async def _check_reservations(rig: Rig, phase: Phase, tally: Tally) -> None:
+async def _check_reservations(rig: Rig, phase: Phase, began: datetime, tally: Tally) -> None:
     """No run holds anything: at once, or where a process or its database was lost, once the
-    leases are over."""
+    leases are over. What a run cost is booked by then: the lease of one that is not stays, also
+    when it is over, but for that of a killed process."""
     held = select(func.count()).select_from(leases)
     claimed = select(func.count()).select_from(idempotency)
     claimed = claimed.where(idempotency.c.answer_id.is_(None))
     limit = time.monotonic() + (5 if phase.exact else DEADLINE_S + LEASE_S + SLACK_S)
     while True:
         now = datetime.now(UTC)
-        [(of_keys,)] = await rig.rows(held.where(leases.c.expires > now))
+        since = now if phase.kills else began
+        [(of_keys,)] = await rig.rows(held.where(leases.c.expires > since))
         [(of_requests,)] = await rig.rows(claimed.where(idempotency.c.expires > now))
         left = (of_keys, of_requests)
         if not any(left):

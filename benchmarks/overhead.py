@@ -21,17 +21,19 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import aiohttp
 from processes import cpu_s, resident_mb
@@ -286,13 +288,26 @@ def litellm(command: Path) -> Starter:
 def started(
     command: list[str], environment: Mapping[str, str], folder: Path
 ) -> tuple[subprocess.Popen[bytes], Path]:
+    """The process, and the file in which all that it says can be read. It writes to a pipe, which
+    is emptied here: what becomes of its own files is not to concern its log."""
     log = folder / f"{len(list(folder.glob('*.log')))}.log"
+    log.touch()
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, env={**kept, **environment}, cwd=folder, stdout=out, stderr=out
-        )
+    process = subprocess.Popen(
+        command,
+        env={**kept, **environment},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        bufsize=0,  # read what is there, not until a buffer is full
+    )
+    threading.Thread(target=_empty, args=(process.stdout, log), daemon=True).start()
     return process, log
+
+
+def _empty(pipe: IO[bytes], into: Path) -> None:
+    with pipe, into.open("wb", buffering=0) as out:
+        shutil.copyfileobj(pipe, out)
 
 
 def free_port() -> int:

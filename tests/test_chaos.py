@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,10 @@ from chaos import run
 from chaos_answers import MEMBERS, mistakes, reply_of, scores_of
 from chaos_faults import EVERYTHING, Phase, lock
 from chaos_rig import Money
+from overhead import started
 
 from app.domain import Attributes, Weights
+from tests.serving import wait_for
 
 NONCE, OTHER = f"nonce-{'0' * 16}", f"nonce-{'1' * 16}"
 STORE = frozenset({502, 503, 504})
@@ -57,6 +61,23 @@ def test_what_is_booked_too_little_or_twice_is_found_out() -> None:
     assert not wrong(400, runs=4, exact=False)  # one that asked, and is not stored
     assert not wrong(200, exact=False, given=100)
     assert wrong(199, exact=False, given=100)
+
+
+def test_a_service_that_may_not_write_to_files_is_still_heard(tmp_path: Path) -> None:
+    """In parts, as it says them."""
+    said = (
+        "import resource, time\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "print('one', flush=True)\n"
+        "time.sleep(60)"
+    )
+    process, log = started([sys.executable, "-c", said], {}, tmp_path)
+    try:
+        wait_for(lambda: log.read_text() == "one\n")
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
 
 
 def right() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from app.api import create_app
 from app.errors import ConfigurationError
 from app.settings import Settings
 from app.store import AnswerStore
+from app.store.bookings import LAST_S
 from app.store.keys import Keys
 from app.traces import FLUSH_S
 from tests.conftest import settings
@@ -127,7 +128,7 @@ def test_the_settings_of_the_cluster_are_settings_and_a_pod_has_time_to_stop(
     ours = settings()
     assert (ours.log_format, ours.drain_s) == ("json", 10)
     grace = manifest("deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    assert grace > ours.drain_s + ours.deadline_s + 5 + FLUSH_S
+    assert grace > ours.drain_s + ours.deadline_s + 5 + LAST_S + FLUSH_S
 
 
 async def test_compose_on_a_port_of_this_machine_has_an_open_door_and_in_production_none(
@@ -141,7 +142,7 @@ async def test_compose_on_a_port_of_this_machine_has_an_open_door_and_in_product
     ours = settings(host="::", database_url=database_url)
     async with serve(create_app(ours)) as client:
         assert (await client.get("/models")).status_code == 200
-    assert seconds_to_stop(first) > ours.drain_s + ours.deadline_s + 5 + FLUSH_S
+    assert seconds_to_stop(first) > ours.drain_s + ours.deadline_s + 5 + LAST_S + FLUSH_S
 
     monkeypatch.setenv("STARBOARD_AUTH", second["environment"]["STARBOARD_AUTH"])
     ours = settings(host="::", database_url=database_url)

@@ -59,13 +59,12 @@ async def admitted(
         return
     reserve = 0 if caller.budget is None else quote()
     admitting = live.keys.admit(caller.id, reserve, _lease_s(deadline_s))
-    lease = await _or_undone(admitting, lambda lease: live.keys.settle(lease, 0))
+    lease = await _or_undone(admitting, lambda lease: live.bookings.book(lease, 0))
     meter = Meter(None if caller.budget is None else reserve)
     try:
         yield meter
     finally:
-        said = f"{lease.key_id}: {meter.spent} nano-dollars of {lease.id} are not booked"
-        await to_the_end(_or_logged(lambda: live.keys.settle(lease, meter.spent), said))
+        await to_the_end(live.bookings.book(lease, meter.spent))
 
 
 class Asked(Protocol):
@@ -131,14 +130,6 @@ async def _or_undone(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable
         raise
 
 
-async def _or_logged(work: Callable[[], Awaitable[None]], said: str) -> None:
-    """What must not take an answer away that is there; its lease ends by itself."""
-    try:
-        await patiently(lambda _: work())
-    except StoreError:
-        log.error("%s: the database failed", said)
-
-
 async def _once(
     live: Services,
     scope: str,
@@ -166,8 +157,14 @@ async def _once(
         answer_id = answer.id
         return answer
     finally:
-        said = "an Idempotency-Key is not released"
-        await to_the_end(_or_logged(lambda: live.idempotency.finish(claim, answer_id), said))
+        await to_the_end(_release(live, claim, answer_id))
+
+
+async def _release(live: Services, claim: Claim, answer_id: str | None) -> None:
+    try:
+        await patiently(lambda _: live.idempotency.finish(claim, answer_id))
+    except StoreError:  # it must not take an answer away that is there; a claim ends by itself
+        log.error("an Idempotency-Key is not released: the database failed")
 
 
 async def _answer_id(live: Services, claim: Claim, deadline_s: float) -> str:

