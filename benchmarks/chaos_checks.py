@@ -101,7 +101,7 @@ async def _check_money(
     """What the answers of this phase cost is booked on the key, once."""
     [(booked,)] = await rig.rows(select(keys.c.spent))
     costs = await rig.rows(select(answers.c.id, answers.c.cost_bound_usd))
-    said = re.findall(r"(\d+) nano-dollars of (\S+) are not booked", rig.logged())
+    said = re.findall(r"(\d+) nano-dollars of (\S+) are not known to be booked", rig.logged())
     now = Money(
         booked,
         {id_: round(cost * NANO) for id_, cost in costs},

@@ -179,7 +179,7 @@ def _decoded(name: str, reply: Reply, error_of: ErrorOf) -> object:
 def decoded(body: bytes | str) -> object:
     """The value of a JSON text; raises `ValueError`."""
     try:
-        value: object = from_json(body)
+        value: object = from_json(body, cache_strings="keys")  # replies are not to be kept
     except ValueError:  # also for half surrogate pairs and UTF-16, which may be there
         value = json.loads(body)
     return value
@@ -327,7 +327,7 @@ class _Packages(httpx2.AsyncClient):
 
     def build_request(self, method: str, url: httpx2.URL | str, **of: Any) -> httpx2.Request:
         of.pop("timeout", None)
-        return httpx2.Request(method, _parsed(url), **of)
+        return httpx2.Request(method, _parsed(url) if isinstance(url, str) else url, **of)
 
     async def send(self, request: httpx2.Request, **_: Any) -> httpx2.Response:
         # `raw` and not the headers as a mapping, which looks through all of them for each name.
@@ -340,7 +340,7 @@ class _Packages(httpx2.AsyncClient):
 
 
 @lru_cache(maxsize=256)  # of each model, one
-def _parsed(url: httpx2.URL | str) -> httpx2.URL:
+def _parsed(url: str) -> httpx2.URL:
     return httpx2.URL(url)
 
 

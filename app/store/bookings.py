@@ -1,8 +1,8 @@
 """`Bookings`: what runs cost is booked on their keys, also if the database is away when they end.
 
-No answer waits for that. What cannot be booked is kept in memory and tried again in the background;
-meanwhile its lease holds the money, until it expires. `Keys.settle` books once for each lease,
-however often it is asked to.
+No answer waits longer for that than `patiently` does. What cannot be booked is kept in memory and
+tried again in the background; meanwhile its lease holds the money, until it expires. `Keys.settle`
+books once for each lease, however often it is asked to.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from app.background import background
-from app.errors import StoreError
+from app.errors import RequestError
 from app.store.database import patiently
 from app.store.keys import Keys, Lease
 
@@ -26,8 +26,11 @@ SOONEST_S, LATEST_S = 0.5, 5.0
 # What is late for longer is given up, well before `Keys.forget` drops its lease: from then on
 # `settle` could not tell it from one that is booked.
 GIVEN_UP_S = 43_200.0
-# How long the end of the process waits for what is still late.
-LAST_S = 3.0
+# How long one try may take: a connection may hang, and on SQLite it may wait for another process.
+TRY_S = 15.0
+# How long the end of the process waits for what is still late: longer than SQLite does for another
+# process.
+LAST_S = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Bookings:
         cost = Cost(lease, spent, asyncio.get_running_loop().time() + GIVEN_UP_S)
         try:
             await patiently(lambda _: self.keys.settle(lease, spent))
-        except StoreError:
+        except RequestError:
             self._put_off(cost)
         except asyncio.CancelledError:  # nobody knows whether the database has heard it
             self._put_off(cost)
@@ -90,8 +93,9 @@ class Bookings:
         that always fails must not keep the others."""
         cost = self._late[0]
         try:
-            await self.keys.settle(cost.lease, cost.spent)
-        except StoreError:
+            async with asyncio.timeout(TRY_S):
+                await self.keys.settle(cost.lease, cost.spent)
+        except (RequestError, TimeoutError):
             self._late.popleft()
             if asyncio.get_running_loop().time() < cost.until:
                 self._late.append(cost)
@@ -103,14 +107,16 @@ class Bookings:
         return True
 
     async def close(self) -> None:
-        """Try all that is late once more, and say what is not booked by then."""
+        """Try all that is late once more, and say what is not known to be booked by then."""
         self._closed = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(LAST_S):
-                for _ in range(len(self._late)):
-                    await self._book_first()
-        for cost in self._late:
-            _give_up(cost)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_S):
+                    for _ in range(len(self._late)):
+                        await self._book_first()
+        finally:
+            for cost in self._late:
+                _give_up(cost)
 
 
 @asynccontextmanager
@@ -124,4 +130,5 @@ async def open_bookings(keys: Keys) -> AsyncIterator[Bookings]:
 
 
 def _give_up(cost: Cost) -> None:
-    log.error("%s are not booked: the database failed", cost)
+    # A try that was cut short may still be heard.
+    log.error("%s are not known to be booked: the database failed", cost)

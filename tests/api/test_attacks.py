@@ -354,6 +354,7 @@ async def test_every_reply_has_the_headers_that_browsers_heed(scripted: Settings
         files = await client.get("/static-offline-docs/swagger-ui.css")
     for reply in replies:
         assert reply.headers.keys() >= SECURE, reply.status_code
+        assert len(reply.headers.multi_items()) == len(reply.headers), reply.headers  # each once
     assert {reply.headers.get("cache-control") for reply in replies} <= {"no-store", None}
     assert replies[0].headers["cache-control"] == "no-store"
     assert "cache-control" not in files.headers

@@ -21,6 +21,7 @@ from app.providers.http import MAX_BODY_BYTES, Http, completion, decoded, open_h
 from app.providers.mistral import MistralProvider
 from app.providers.openai_compatible import OpenAICompatibleProvider
 from tests.fakes.anthropic import AnthropicFake
+from tests.fakes.faults import Fault, status
 from tests.fakes.google import GoogleFake, candidate, content_reply
 from tests.fakes.mistral import MistralFake
 from tests.fakes.openai_compatible import OpenAICompatibleFake
@@ -50,6 +51,17 @@ async def claude() -> AsyncIterator[AnthropicFake]:
 async def google() -> AsyncIterator[GoogleFake]:
     async with GoogleFake() as fake:
         yield fake
+
+
+def open_for(fake: FakeServer, http: Http) -> Provider:
+    key, url, model = str(fake.api_key), fake.base_url, fake.models[0]
+    match fake:
+        case AnthropicFake():
+            return open_claude(fake, http, model)
+        case GoogleFake():
+            return open_google("g", model, api_key=key, base_url=url, http=http)
+        case _:
+            return MistralProvider("m", model, f"{url}/v1", key, http)
 
 
 def open_claude(fake: AnthropicFake, http: Http, model: str) -> Provider:
@@ -203,15 +215,7 @@ async def test_a_host_of_ones_own_needs_no_key(http: Http, api_key: str | None) 
 @pytest.mark.parametrize("fake_class", [AnthropicFake, GoogleFake, MistralFake])
 async def test_pings_are_typed(fake_class: type[FakeServer], http: Http) -> None:
     async with fake_class() as fake:
-        key, url, model = str(fake.api_key), fake.base_url, fake.models[0]
-        provider: Provider
-        match fake:
-            case AnthropicFake():
-                provider = open_claude(fake, http, model)
-            case GoogleFake():
-                provider = open_google("g", model, api_key=key, base_url=url, http=http)
-            case _:
-                provider = MistralProvider("m", model, f"{url}/v1", key, http)
+        provider = open_for(fake, http)
         await provider.ping()
         fake.fail("unauthorized_401")
         with pytest.raises(UpstreamError) as caught:
@@ -387,6 +391,19 @@ async def test_no_cookies_are_kept(http: Http) -> None:
             await http.session.get(f"{fake.base_url}/v1/models")
     assert len(fake.requests) == 4
     assert not any("Cookie" in request.headers for request in fake.requests)
+
+
+@pytest.mark.parametrize("fake_class", [AnthropicFake, GoogleFake, MistralFake])
+async def test_no_redirect_is_followed(fake_class: type[FakeServer], http: Http) -> None:
+    moved = Fault("moved", "refused_request", status(307, Location="/elsewhere"), everywhere=True)
+    moving = type("Moving", (fake_class,), {"FAULTS": (moved,)})
+    async with moving() as fake:
+        fake.fail("moved")
+        provider = open_for(fake, http)
+        for call in (provider.complete(prompt()), provider.ping()):
+            with pytest.raises(UpstreamError, match="307"):
+                await call
+    assert len(fake.requests) == 2
 
 
 async def test_a_proxys_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

