@@ -143,6 +143,8 @@ def _head(text: str, tokens: float) -> str:
     """As much of a text from its beginning as has no more than so many tokens."""
     if _tokens(text) <= tokens + ROUNDING:
         return text
+    if text.isascii():
+        return text[: max(0, math.floor((tokens + ROUNDING) * ASCII_PER_TOKEN))]
     for end, character in enumerate(text):
         tokens -= 1 / ASCII_PER_TOKEN if character.isascii() else 1
         if tokens < -ROUNDING:

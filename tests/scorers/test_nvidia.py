@@ -7,7 +7,13 @@ import pytest
 from app.domain import NOTHING, Attributes, Completion, Message, Prompt, ScalarReward
 from app.errors import UpstreamError
 from app.providers.http import Http
-from app.scorers.nvidia import ASCII_PER_TOKEN, CONTEXT_TOKENS, NvidiaScorer, RateLimit
+from app.scorers.nvidia import (
+    ASCII_PER_TOKEN,
+    CONTEXT_TOKENS,
+    NvidiaScorer,
+    RateLimit,
+    conversation,
+)
 from tests.fakes.nvidia import DEFAULT_REWARD, DEFAULT_SCORES, NvidiaFake, Shape
 from tests.samples import prompt
 
@@ -68,6 +74,16 @@ async def test_what_is_too_long_is_cut_and_that_is_reported(
     assert sent[-1]["content"].startswith("r")
     assert score.note is not None
     assert "4,096 tokens" in score.note
+
+
+@pytest.mark.parametrize("tail", ["", "ä"])
+@pytest.mark.parametrize("asked", ["q", "q" * 10 * BUDGET])
+def test_a_reply_is_cut_at_the_same_place_whatever_comes_after_it(asked: str, tail: str) -> None:
+    reply = "r" * BUDGET + tail
+    *_, last, cut = conversation(prompt(asked + tail), Completion(reply, "stop", "m"))[0]
+    assert cut["content"] == "r" * (BUDGET * 3 // 4)
+    left = BUDGET // 4 - (2 if tail else 0)  # "ä" may be a token of its own
+    assert len(last["content"]) == min(len(asked + tail), left)
 
 
 async def test_the_oldest_turns_go_first(http: Http) -> None:
