@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,7 +19,6 @@ import aiohttp
 from fastapi import FastAPI, Request
 from upstreams import KEY
 
-UPSTREAMS = json.loads(os.environ["UPSTREAMS"])
 WEIGHTS = {
     "helpfulness": 0.3,
     "correctness": 0.74,
@@ -32,8 +31,9 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    upstreams = json.loads(os.environ["UPSTREAMS"])
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-        yield {"http": http}
+        yield {"http": http, "upstreams": upstreams}
 
 
 app = FastAPI(lifespan=lifespan)
@@ -41,24 +41,38 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/answer")
 async def answer(request: Request) -> dict[str, Any]:
-    asked = await request.json()
-    http = request.state.http
-    turns = [{"role": "user", "content": asked["prompt"]}]
+    asked, state = await request.json(), request.state
+    members = asked.get("members", 3)
+    candidates = await fan_out(state.http, state.upstreams, asked["prompt"], members)
+    best = max(candidates, key=lambda one: float(one["reward"]))
+    return {"answer": best["text"], "candidates": candidates}
+
+
+async def fan_out(
+    http: aiohttp.ClientSession,
+    upstreams: Mapping[str, str],
+    prompt: str,
+    members: int = 3,
+    *,
+    scored: bool = True,
+) -> list[dict[str, Any]]:
+    """The members' replies, each with its scores."""
+    turns = [{"role": "user", "content": prompt}]
 
     async def member(number: int) -> dict[str, Any]:
-        url = f"{UPSTREAMS['openai']}/v1/chat/completions"
+        url = f"{upstreams['openai']}/v1/chat/completions"
         body = {"model": f"m{number}", "messages": turns, "max_tokens": 512}
         async with http.post(url, json=body, headers=HEADERS) as reply:
             text = (await reply.json())["choices"][0]["message"]["content"]
-        url = f"{UPSTREAMS['nvidia']}/v1/chat/completions"
-        scored = [*turns, {"role": "assistant", "content": text}]
-        body = {"model": "nvidia/nemotron-4-340b-reward", "messages": scored}
+        if not scored:
+            return {"text": text}
+        url = f"{upstreams['nvidia']}/v1/chat/completions"
+        said = [*turns, {"role": "assistant", "content": text}]
+        body = {"model": "nvidia/nemotron-4-340b-reward", "messages": said}
         async with http.post(url, json=body, headers=HEADERS) as reply:
             tokens = (await reply.json())["choices"][0]["logprobs"]["content"]
         scores = {one["token"]: one["logprob"] for one in tokens}
         reward = sum(weight * scores[name] for name, weight in WEIGHTS.items())
         return {"text": text, "scores": scores, "reward": reward}
 
-    candidates = await asyncio.gather(*(member(n) for n in range(asked.get("members", 3))))
-    best = max(candidates, key=lambda one: float(one["reward"]))
-    return {"answer": best["text"], "candidates": candidates}
+    return await asyncio.gather(*(member(n) for n in range(members)))

@@ -81,7 +81,7 @@ def after_a_start(
         for size in SIZES[part]:
             options = ("--characters", str(size)) if part == "length" else ()
             starter = {str(size): starter_of(part, size, kept)}
-            services |= stack.enter_context(running(starter, *options))
+            services |= stack.enter_context(running(starter, *options))[1]
         yield from take_turns(services, rounds, answers, clients)
 
 

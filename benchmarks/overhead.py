@@ -11,7 +11,8 @@ Three contenders take turns on the same fake upstreams, each in a process of its
   own makes it.
 
 Every round measures each contender once, so that ratios are between neighbours in time; what is
-stated is the median of the rounds' ratios, with the least and the greatest. benchmarks/report.py
+stated is the median of the rounds' ratios, with the least and the greatest. Added latency is the
+median at the client less that of the same calls alone. benchmarks/report.py
 makes the table and the picture of docs/benchmarks.md from the file.
 """
 
@@ -36,6 +37,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import aiohttp
+from bare import fan_out
 from processes import cpu_s, resident_mb
 from report import overhead_table
 from results import keep, versions
@@ -45,6 +47,7 @@ from upstreams import KEY
 HERE = Path(__file__).parent
 PROMPT = "Why is the sky blue?"
 MEMBERS = ("claude", "gemma", "mistral")
+DIRECT = 30
 LIBRARIES = ("anthropic", "google-genai", "aiohttp", "fastapi", "uvicorn", "sqlalchemy")
 
 
@@ -60,12 +63,22 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Direct:
+    """The median seconds of the calls alone, made by the benchmark itself one fan-out after the
+    other: of three members with their scores, and without."""
+
+    scored_s: float
+    unscored_s: float
+
+
+@dataclass(frozen=True)
 class Cell:
     """What was measured with upstreams of one delay and so many clients: of each round, by
     contender."""
 
     delay_s: float
     clients: int
+    direct: Direct
     rounds: list[dict[str, Measured]]
 
 
@@ -100,12 +113,12 @@ def main() -> None:
         rounds = len(given.delays) * len(given.clients) * given.rounds
         task = progress.add_task("measuring", total=rounds)
         for delay in given.delays:
-            with running(contenders, "--delay", str(delay)) as services:
+            with running(contenders, "--delay", str(delay)) as (upstreams, services):
                 for clients in given.clients:
                     # One client alone would wait for minutes where upstreams take their time.
                     patience = 40 * clients if delay else given.answers
                     answers = max(min(given.answers, patience), 2 * clients)
-                    cell = Cell(delay, clients, [])
+                    cell = Cell(delay, clients, asyncio.run(ask_directly(upstreams)), [])
                     for one in take_turns(services, given.rounds, answers, clients):
                         cell.rounds.append(one)
                         progress.advance(task)
@@ -115,6 +128,21 @@ def main() -> None:
     if given.out:
         of_litellm = versions("litellm", of=command.parent) if command else {}
         keep(given.out, {"cells": cells}, {**versions(*LIBRARIES), **of_litellm})
+
+
+async def ask_directly(upstreams: Mapping[str, str]) -> Direct:
+    async with aiohttp.ClientSession() as http:
+
+        async def median_s(*, scored: bool) -> float:
+            took = []
+            for _ in range(DIRECT):
+                began = time.perf_counter()
+                await fan_out(http, upstreams, PROMPT, scored=scored)
+                took.append(time.perf_counter() - began)
+            return statistics.median(took)
+
+        await fan_out(http, upstreams, PROMPT)
+        return Direct(await median_s(scored=True), await median_s(scored=False))
 
 
 def take_turns(
@@ -165,8 +193,10 @@ async def ask(http: aiohttp.ClientSession, service: Service) -> None:
 
 
 @contextmanager
-def running(contenders: Mapping[str, Starter], *options: str) -> Iterator[dict[str, Service]]:
-    """The contenders, ready, on upstreams of their own with these options."""
+def running(
+    contenders: Mapping[str, Starter], *options: str
+) -> Iterator[tuple[Mapping[str, str], dict[str, Service]]]:
+    """Upstreams with these options, and the contenders on them, ready."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         upstreams = stack.enter_context(serving_upstreams(*options))
@@ -176,7 +206,7 @@ def running(contenders: Mapping[str, Starter], *options: str) -> Iterator[dict[s
             stack.callback(service.process.terminate)
         for name, service in services.items():
             asyncio.run(until_ready(name, service))
-        yield services
+        yield upstreams, services
 
 
 @contextmanager

@@ -306,7 +306,7 @@ def main() -> None:
         return starboard(folder, upstreams, database="soak.db")
 
     options = ("--delay", "0.05", "--fault-every", str(given.fault_every))
-    with running({"starboard": start}, *options) as services:
+    with running({"starboard": start}, *options) as (_, services):
         service = services["starboard"]
         url = service.url.removesuffix("/answer")
         database = folders[0] / "soak.db"

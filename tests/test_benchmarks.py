@@ -107,16 +107,20 @@ def test_a_ratio_is_that_of_one_round() -> None:
         }
         for slow, times in ((1, 3), (2, 2), (4, 3))
     ]
-    table = report.overhead_table([{"delay_s": 0.2, "clients": 16, "rounds": rounds}])
+    direct = {"scored_s": 0.42, "unscored_s": 0.21}
+    cell = {"delay_s": 0.2, "clients": 16, "direct": direct, "rounds": rounds}
+    table = report.overhead_table([cell])
     bare, litellm = ([part.strip() for part in line.split("|")] for line in table.split("\n")[3:])
-    assert bare[3:8] == [
+    assert bare[3:9] == [
         "bare limit",
         "4.00 [3.00, 12.00]",
         "2.00 [2.00, 3.00]",
-        "50.0 [50.0, 50.0]",
+        "450.0",
+        "30.0 [30.0, 30.0]",
         "600.0",
     ]
-    assert litellm[5:7] == ["0.50 [0.50, 0.50]", "250.0 [250.0, 250.0]"]  # it makes one call
+    # It asks for no scores.
+    assert litellm[5:8] == ["0.50 [0.50, 0.50]", "450.0", "240.0 [240.0, 240.0]"]
 
 
 def test_growth_states_the_slope_of_all_rounds_and_the_span_of_each() -> None:
