@@ -308,7 +308,9 @@ def draw_overhead(found: Found) -> Figure:
         axes.set_xticks(range(len(cells)), marks, fontsize=8)
         axes.set(title=title, xlabel="delay of the upstreams, clients")
         _plain(axes)
-    latency.set(yscale="log")
+    latency.set_yscale("symlog", linthresh=1)  # noise may leave a little less than nothing
+    latency.autoscale(axis="y")
+    latency.set_ylim(bottom=-3)
     latency.yaxis.set_major_formatter("{x:g}")
     figure.legend(*cpu.get_legend_handles_labels(), loc="outside upper center", ncols=len(names))
     return figure
