@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from app.background import background
-from app.errors import RequestError
+from app.errors import RequestError, StoreError
 from app.store.database import patiently
 from app.store.keys import Keys, Lease
 
@@ -61,8 +61,10 @@ class Bookings:
         cost = Cost(lease, spent, asyncio.get_running_loop().time() + GIVEN_UP_S)
         try:
             await patiently(lambda _: self.keys.settle(lease, spent))
-        except RequestError:
+        except StoreError:
             self._put_off(cost)
+        except RequestError as error:
+            _give_up(cost, error)
         except asyncio.CancelledError:  # nobody knows whether the database has heard it
             self._put_off(cost)
             raise
@@ -89,19 +91,23 @@ class Bookings:
                 wait_s = SOONEST_S
 
     async def _book_first(self) -> bool:
-        """Whether that was done; if not it is the last from now on, unless it is given up: one
-        that always fails must not keep the others."""
+        """Whether the database answered; if not it is the last from now on, unless it is given up:
+        one that always fails must not keep the others."""
         cost = self._late[0]
         try:
             async with asyncio.timeout(TRY_S):
                 await self.keys.settle(cost.lease, cost.spent)
-        except (RequestError, TimeoutError):
+        except (StoreError, TimeoutError):
             self._late.popleft()
             if asyncio.get_running_loop().time() < cost.until:
                 self._late.append(cost)
             else:
                 _give_up(cost)
             return False
+        except RequestError as error:
+            self._late.popleft()
+            _give_up(cost, error)
+            return True
         self._late.popleft()
         log.info("%s are booked after all", cost)
         return True
@@ -129,6 +135,6 @@ async def open_bookings(keys: Keys) -> AsyncIterator[Bookings]:
         await bookings.close()
 
 
-def _give_up(cost: Cost) -> None:
+def _give_up(cost: Cost, error: RequestError | None = None) -> None:
     # A try that was cut short may still be heard.
-    log.error("%s are not known to be booked: the database failed", cost)
+    log.error("%s are not known to be booked: %s", cost, error or "the database failed")

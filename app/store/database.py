@@ -69,10 +69,10 @@ class Database(Protocol):
         """What the work reads by statements that all see the tables as they are at the first."""
         ...
 
-    async def write(self, work: Work[T], *, turn_s: float | None = None) -> T:
+    async def write(self, work: Work[T]) -> T:
         """The work as a transaction whose reads are not overtaken: on PostgreSQL of the rows that
         it selects with FOR UPDATE, on SQLite of all, for there one writes at a time. Whoever waits
-        `turn_s` seconds for that, `TURN_S` unless given, fails."""
+        `TURN_S` seconds for that fails."""
         ...
 
 
@@ -107,7 +107,7 @@ class PostgreSQL:
                 )
                 return await connection.run_sync(work)
 
-    async def write(self, work: Work[T], *, turn_s: float | None = None) -> T:
+    async def write(self, work: Work[T]) -> T:
         with store_failures():
             async with self.engine.begin() as connection:
                 return await connection.run_sync(work)
@@ -148,18 +148,17 @@ class SQLite:
         with store_failures():
             return await self._in(self.readers, "BEGIN", work)
 
-    async def write(self, work: Work[T], *, turn_s: float | None = None) -> T:
+    async def write(self, work: Work[T]) -> T:
         with store_failures():
-            return await self._in(self.writer, "BEGIN IMMEDIATE", work, turn_s)
+            return await self._in(self.writer, "BEGIN IMMEDIATE", work)
 
     async def _in(
         self,
         threads: ThreadPoolExecutor,
         begin: str | None,
         work: Work[T],
-        turn_s: float | None = None,
     ) -> T:
-        last = monotonic() + (TURN_S if turn_s is None else turn_s)
+        last = monotonic() + TURN_S
 
         def transaction() -> T:
             if monotonic() > last:

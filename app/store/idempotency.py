@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,7 +105,7 @@ class Idempotency:
             else:
                 connection.execute(update(idempotency).where(its).values(answer_id=done))
 
-        await self.database.write(finish, turn_s=math.inf)  # else the key is held for the lease
+        await self.database.write(finish)
 
     async def forget(self) -> None:
         """Drop the records that are older than they are kept."""

@@ -219,7 +219,7 @@ class Keys:
             booked = {"spent": self._key(row).spent + spent, "month": month}
             connection.execute(update(keys).where(keys.c.id == lease.key_id).values(booked))
 
-        await self.database.write(settle, turn_s=math.inf)  # the money is spent
+        await self.database.write(settle)
 
     async def forget(self) -> None:
         """Drop leases that expired a day ago: those of processes that were killed."""

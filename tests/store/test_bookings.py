@@ -166,9 +166,9 @@ async def test_the_cost_of_a_key_that_is_gone_does_not_keep_the_others(
         await away(True)
         for lease in (lost, good):
             await bookings.book(lease, lease.reserved)
-        await away(False)
         gone = delete(schema.keys).where(schema.keys.c.id == lost.key_id)
         await keys.database.write(lambda connection: connection.execute(gone).rowcount)
+        await away(False)
         async with asyncio.timeout(60):
             while await spent(keys) != 20:
                 await asyncio.sleep(0.02)
@@ -193,6 +193,8 @@ async def test_a_try_that_hangs_is_given_up(
         await away(True)
         await bookings.book(lease, 50)
         monkeypatch.setattr(Keys, "settle", hangs_once)
+        async with asyncio.timeout(60):
+            await hung.wait()
         await away(False)
         await until_nothing_is_held(keys)
     assert hung.is_set()
