@@ -249,7 +249,9 @@ def main() -> None:
     given = parser.parse_args()
     given.output = "out" if given.engine == "ray" else "out.jsonl"
     with tempfile.TemporaryDirectory(prefix="batch-") as temporary:
-        found = measure(given, (given.folder or Path(temporary)).resolve())
+        folder = (given.folder or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        found = measure(given, folder)
     if given.out:
         keep(given.out, found, versions("starboard"))
     if given.picture:

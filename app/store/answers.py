@@ -100,7 +100,9 @@ class AnswerStore:
         try:
             database = database_of(make_url(url))
         except (SQLAlchemyError, ImportError, ValueError) as error:
-            raise ConfigurationError(f"STARBOARD_DATABASE_URL is not usable; {URLS}") from error
+            lacks_driver = isinstance(error, ImportError) and error.name == "asyncpg"
+            why = "PostgreSQL needs the extra `postgres`" if lacks_driver else URLS
+            raise ConfigurationError(f"STARBOARD_DATABASE_URL is not usable; {why}") from error
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(database.opened(_set_up))

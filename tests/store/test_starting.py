@@ -96,6 +96,15 @@ async def test_the_usual_mistakes_in_a_url_are_answered_with_its_form(url: str) 
             pass
 
 
+async def test_a_driver_that_is_not_installed_is_named_by_its_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(ConfigurationError, match="the extra `postgres`"):
+        async with AnswerStore.open("postgresql://me@127.0.0.1/db"):
+            pass
+
+
 async def test_what_a_database_cannot_take_is_an_error_of_the_store(
     fresh_postgres_url: str,
 ) -> None:
