@@ -82,7 +82,7 @@ async def run(
 
     Raises `ConfigurationError`, `DataError` or `StoreError`; the same call goes on after each.
     """
-    require("a batch on a cluster", "ray", "ray.data", "pyarrow.parquet", extra="ray")
+    require("a batch on a cluster", "ray", "pyarrow.parquet", extra="ray")
     settings = absolute(settings)
     async with AnswerStore.open(settings.database_url):
         pass  # its faults are found here, and workers find it migrated
@@ -103,12 +103,7 @@ async def run(
         shares = _shares(left, ceiling, folder.tally)
         worker = settings, begun["nonce"], concurrency
         working = asyncio.ensure_future(_work(cluster, worker, shares, folder, hooks))
-
-        def stop() -> None:
-            if not working.cancelling():  # Ray must not be shut down under a shard that is coming
-                working.cancel()
-
-        hooks.began(sum(shard.rows for shard in shards), folder.tally, stop)
+        hooks.began(sum(shard.rows for shard in shards), folder.tally, working.cancel)
         try:
             whole = await working
         except asyncio.CancelledError:

@@ -6,10 +6,9 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -142,8 +141,7 @@ def _ended(work: Coroutine[Any, Any, Ending], watch: Watch) -> Ending:
         return await work
 
     try:
-        # Ray tells there of workers that died; standard output is the summary's.
-        with redirect_stdout(sys.stderr), watch.bar:
+        with watch.bar:
             return asyncio.run(interruptible())
     except StoreError as error:
         raise ConfigurationError(f"{error.title}: {error.detail}. {GO_ON}") from error

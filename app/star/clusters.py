@@ -35,10 +35,7 @@ class RaySampler:
         return sampler_name(self.base, self.adapter)
 
     async def sample(self, shards: Shards) -> AsyncGenerator[tuple[int, list[Outcome]], None]:
-        """Raises `ConfigurationError` if there is no cluster, or its workers cannot go on.
-
-        To cancel this takes until the next shard is done.
-        """
+        """Raises `ConfigurationError` if there is no cluster, or its workers cannot go on."""
         asked = [
             {"number": number, "prompts": pickle.dumps(list(prompts))}
             for number, prompts in shards.items()

@@ -1,5 +1,4 @@
-"""Batches on Ray. The cluster is the command's own, in processes apart from pytest's: Ray may end
-the process it was started in on a machine that is short of something."""
+"""Batches on Ray, on a cluster of the command's own."""
 
 from __future__ import annotations
 
