@@ -5,25 +5,27 @@ machine. When a worker or its machine dies, another one does its item again, as 
 an item that kills whoever takes it (too little memory, say) is tried for ever, and the progress
 stands still.
 
-Ray is driven from a process of its own. It ends the one it was started in, without a word, when one
-of its threads finds its daemons gone (2.60: `QuickExit`); some outlive the work that began them.
+Ray is driven from a process of its own, by `drive`: when Ray finds its daemons gone, it ends the
+process that it runs in without a word (2.60: `QuickExit`), and its threads outlive the work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import os
+import pickle
 import signal
 import socket
+import sys
 import threading
+import time
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from typing import Any
+from pathlib import Path
+from struct import Struct
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from app.errors import ConfigurationError
@@ -32,8 +34,9 @@ from app.model_folders import require
 OBJECT_STORE_BYTES = 128 * 2**20
 KNOCK_S = 10.0
 END_S = 30.0
+LENGTH = Struct("!Q")
 
-Items = Sequence[Mapping[str, Any]]
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,124 +56,118 @@ class Cluster:
     address: str | None = None
 
     async def rows(
-        self, items: Items, worker: type, *arguments: object, what: str
-    ) -> AsyncGenerator[Mapping[str, Any], None]:
+        self, items: Sequence[Row], worker: type, *arguments: object, what: str
+    ) -> AsyncGenerator[Row, None]:
         """The rows that `worker(*arguments)` makes of the items, as they come, in any order. It is
-        called with one item: a list of length 1 for each of its keys, and returns the like.
+        called with one item: a list of length 1 for each of its keys, and returns the like. It must
+        be found by its module's name, which `__main__` is not, and any path be absolute.
 
         Raises `ConfigurationError` if there is no cluster, or its workers cannot go on: `what`
-        says in the message whose they are. To cancel this ends them in the middle of their items.
+        says in the message whose they are. To cancel this ends them in the middle of their items,
+        within seconds; to cancel it again ends them at once.
         """
         if not items:
             return
-        spawn = multiprocessing.get_context("spawn")
-        ours, theirs = spawn.Pipe()
-        driver = spawn.Process(target=_drive, args=(theirs,), daemon=True)
-        driver.start()
-        theirs.close()
+        begin = f"import sys; sys.path[:] = {sys.path!r}; from app.clusters import drive; drive()"
+        driver = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", begin), stdin=PIPE, stdout=PIPE, start_new_session=True
+        )
+        assert driver.stdin
+        assert driver.stdout
         try:
-            await asyncio.to_thread(ours.send, (self, items, worker, arguments, what))
-            while isinstance(said := await asyncio.to_thread(ours.recv), Mapping):
+            driver.stdin.write(pickle.dumps((self, items, worker, arguments)))
+            await driver.stdin.drain()
+            while isinstance(said := await _said(driver.stdout), Mapping):
                 yield said
             if said is not None:
-                raise ConfigurationError(said)
-        except (EOFError, ConnectionError) as error:
-            raise ConfigurationError(
-                f"the workers of {what} cannot go on: Ray ended the process that it was started in"
-            ) from error
+                raise ConfigurationError(f"the workers of {what} cannot go on: {said}")
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            ended = f"the process that drives Ray ended with code {await _end(driver)}"
+            raise ConfigurationError(f"the workers of {what} cannot go on: {ended}") from error
         finally:
-            await asyncio.to_thread(_end, driver, ours)
-
-    def connect(self) -> None:
-        """Connect this process to the cluster; raises `ConfigurationError` if there is none."""
-        import ray
-
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if self.address:
-            _knock(self.address)
-            ray.init(self.address, **quiet)
-            return
-        ray.init(
-            num_cpus=max(1, round(self.workers * self.cpus)),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            **quiet,
-        )
-
-    def begin(
-        self, items: Items, worker: type, arguments: tuple[object, ...]
-    ) -> Iterator[Mapping[str, Any]]:
-        """The rows, once this process is connected."""
-        import ray.data
-
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        return iter(
-            ray.data.from_items(list(items), override_num_blocks=len(items))
-            .map_batches(
-                worker,
-                batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=self.workers),
-                fn_constructor_args=arguments,
-                num_cpus=self.cpus,
-                num_gpus=self.gpus,
-            )
-            .iter_rows()
-        )
+            await _end(driver)
 
 
-class _Over(BaseException):
-    """The parent wants no more rows."""
+async def _said(rows: asyncio.StreamReader) -> object:
+    (length,) = LENGTH.unpack(await rows.readexactly(LENGTH.size))
+    return pickle.loads(await rows.readexactly(length))  # noqa: S301 - our own process's
 
 
-def _drive(parent: Connection) -> None:
-    """Send the parent its rows, and None; or what to tell the user, if they cannot be had."""
-    # Ctrl-C reaches both: the parent decides. Its standard output is no place for what Ray prints.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, _over)
-    os.dup2(2, 1)
-    cluster, items, worker, arguments, what = parent.recv()
+async def _end(driver: Process) -> int | None:
+    """The code that it ends with, which it does once it has nobody to serve; else it is killed."""
+    assert driver.stdin
+    driver.stdin.close()
     try:
-        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-        require("work on a cluster", "ray", "ray.data", extra="ray")
-        import ray
-
-        try:
-            cluster.connect()
-            for row in cluster.begin(items, worker, arguments):
-                parent.send(row)
-            parent.send(None)
-        except (ray.exceptions.RayError, ConnectionError) as error:
-            said = str(error).strip().splitlines()[-1]
-            parent.send(f"the workers of {what} cannot go on: {said}")
-        finally:
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-            ray.shutdown()
-    except ConfigurationError as error:
-        parent.send(str(error))
-    except _Over:
+        async with asyncio.timeout(END_S):
+            await driver.communicate()
+    except TimeoutError:
         pass
+    finally:
+        if driver.returncode is None:
+            driver.kill()
+            await driver.communicate()
+    return driver.returncode
 
 
-def _over(*_: object) -> None:
-    raise _Over
+def drive() -> None:
+    """Of the process that drives Ray: write the rows of what stands on standard input to standard
+    output, and None; or what to tell the user, if they cannot be had."""
+    asked, rows = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)  # where Ray may print
+
+    def say(said: object) -> None:
+        content = pickle.dumps(said)
+        rows.write(LENGTH.pack(len(content)) + content)
+        rows.flush()
+
+    try:
+        cluster, items, worker, arguments = pickle.load(asked)  # noqa: S301 - our parent's
+        require("work on a cluster", "ray", "ray.data", extra="ray")
+        # There Ray has its workers look for modules first, and ours may hold another `app`.
+        os.chdir(Path(__file__).parent.parent)
+        _connect(cluster)
+        # Not before: interrupted while it starts, Ray leaves processes behind.
+        threading.Thread(target=_follow, args=(asked,), daemon=True).start()
+        for row in _rows(cluster, items, worker, arguments):
+            say(row)
+        say(None)
+    except (KeyboardInterrupt, BrokenPipeError):  # the parent has had enough, or is gone
+        pass
+    except Exception as error:  # of any kind: it belongs to the parent
+        say((str(error).strip() or type(error).__name__).splitlines()[-1])
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
 
 
-def _follow(parent: Connection) -> None:
-    """Interrupt the main thread when the parent has had enough, or is gone."""
-    with suppress(EOFError, OSError):
-        parent.recv()
-    os.kill(os.getpid(), signal.SIGUSR1)
+def _follow(asked: BinaryIO) -> None:
+    """Interrupt the main thread once the parent has closed its end, or is gone."""
+    asked.read()
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(END_S)
+    os._exit(1)
 
 
-def _end(driver: BaseProcess, parent: Connection) -> None:
-    """See a process of `_drive` off."""
-    with suppress(OSError):
-        parent.send(None)
-    driver.join(END_S)
-    driver.kill()
-    driver.join()
+def _connect(cluster: Cluster) -> None:
+    """Connect this process; raises `ConfigurationError` if nobody is there."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if cluster.address:
+        _knock(cluster.address)
+        ray.init(cluster.address, **quiet)
+        return
+    ray.init(
+        "local",
+        num_cpus=max(1, round(cluster.workers * cluster.cpus)),
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        **quiet,
+    )
 
 
 def _knock(address: str) -> None:
@@ -182,3 +179,27 @@ def _knock(address: str) -> None:
         socket.create_connection((at.hostname, at.port), KNOCK_S).close()
     except OSError as error:
         raise ConfigurationError(f"no Ray cluster answers at {address}: {error}") from error
+
+
+def _rows(
+    cluster: Cluster, items: Sequence[Row], worker: type, arguments: tuple[object, ...]
+) -> Iterator[Row]:
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    blocks = (
+        ray.data.from_items(list(items), override_num_blocks=len(items))
+        .map_batches(
+            worker,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=cluster.workers),
+            fn_constructor_args=arguments,
+            num_cpus=cluster.cpus,
+            num_gpus=cluster.gpus,
+        )
+        # Not `iter_rows`: it holds a row back until the next one is there.
+        .iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    )
+    for block in blocks:
+        yield from block.to_pylist()

@@ -51,7 +51,8 @@ kind = "scripted"
 rewards = {{"{reply}" = 3.0}}
 """
 SAMPLE_S = 1.0
-Sample = tuple[float, float, int]
+Sample = tuple[float, float]
+BELOW = {"import drive": "driver of Ray", "ray::MapWorker": "worker"}
 
 
 def upstream(said: Connection, stop: Event, calls: Any) -> None:
@@ -91,19 +92,37 @@ def write_prompts(path: Path, rows: int) -> None:
 
 
 class Memory(threading.Thread):
-    """Samples a process's resident memory: seconds since `begun`, MB, bytes of the output."""
+    """Samples the resident memory of a command, and of the processes that do Ray's part of it:
+    seconds since `begun` and MB, by what the process is and its number."""
 
-    def __init__(self, pid: int, out: Path, begun: float) -> None:
+    def __init__(self, pid: int, begun: float) -> None:
         super().__init__(daemon=True)
-        self.pid, self.out, self.begun = pid, out, begun
-        self.samples: list[Sample] = []
+        self.pid, self.begun = pid, begun
+        self.samples: dict[str, list[Sample]] = {}
 
     def run(self) -> None:
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-            while resident := resident_mb(self.pid, alone=True):
-                size = self.out.stat().st_size if self.out.is_file() else 0
-                self.samples.append((time.monotonic() - self.begun, resident, size))
-                time.sleep(SAMPLE_S)
+        while self._sampled("command", self.pid):
+            for pid in self._below():
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    of = command(pid)
+                    for name in (name for part, name in BELOW.items() if part in of):
+                        self._sampled(name, pid)
+            time.sleep(SAMPLE_S)
+
+    def _below(self) -> list[int]:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            return children(self.pid)
+        return []
+
+    def _sampled(self, name: str, pid: int) -> bool:
+        """False if it has ended."""
+        resident = 0.0
+        with suppress(FileNotFoundError, ProcessLookupError):
+            resident = resident_mb(pid, alone=True)
+        if resident:
+            sample = time.monotonic() - self.begun, resident
+            self.samples.setdefault(f"{name} {pid}", []).append(sample)
+        return bool(resident)
 
 
 class Rows:
@@ -148,7 +167,7 @@ def check(source: Path, out: Path, database: Path, rows: int) -> dict[str, objec
 
 
 def median_mb(samples: list[Sample]) -> float:
-    return round(statistics.median(resident for _, resident, _ in samples), 1)
+    return round(statistics.median(resident for _, resident in samples), 1)
 
 
 def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
@@ -159,7 +178,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
         options += ["--engine", "ray", "--workers", "2", "--shard-rows", str(given.shard_rows)]
     command = [sys.executable, "-m", "app.cli", "batch", str(source), str(out), *options]
     kills = [rows * (k + 1) // (given.kills + 1) for k in range(given.kills)]
-    begun, parts = time.monotonic(), []
+    begun, parts = time.monotonic(), dict[str, list[Sample]]()
     with serving() as (url, calls):
         config = folder / "starboard.toml"
         config.write_text(BOARD.format(url=url, reply=REPLY.strip()))
@@ -167,7 +186,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
         killed: list[int] = []
         while True:
             process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE)
-            memory = Memory(process.pid, out, begun)
+            memory = Memory(process.pid, begun)
             memory.start()
             there = Rows(out)
             while process.poll() is None:
@@ -176,7 +195,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
                     kills.pop(0)
                     kill(process, given.engine)
                     killed.append(there.written())
-            parts.append(memory.samples)
+            parts |= memory.samples
             if process.returncode == 0:
                 break
             assert process.returncode == -signal.SIGKILL, process.returncode
@@ -196,7 +215,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
         "calls": asked,
         **found,
         "output_mb": round(size_of(out) / 1e6, 1),
-        "rss_mb": [spread(samples) for samples in parts],
+        "rss_mb": {name: spread(samples) for name, samples in parts.items()},
         "samples": parts,
     }
 
@@ -220,7 +239,7 @@ def spread(samples: list[Sample]) -> dict[str, float]:
     """The medians of the tenths of a process's life, the first left out: it is still opening."""
     tenth = max(1, len(samples) // 10)
     second, last = samples[tenth : 2 * tenth] or samples, samples[-tenth:]
-    most = max(resident for _, resident, _ in samples)
+    most = max(resident for _, resident in samples)
     return {"early": median_mb(second), "late": median_mb(last), "most": round(most, 1)}
 
 
@@ -228,9 +247,9 @@ def draw(found: dict[str, Any], picture: Path) -> None:
     """Resident memory over time, a line for each process of the batch."""
     figure = Figure((7, 3), layout="constrained")
     axes = figure.add_subplot()
-    for number, samples in enumerate(found["samples"], 1):
-        minutes = [at / 60 for at, _, _ in samples]
-        axes.plot(minutes, [resident for _, resident, _ in samples], label=f"process {number}")
+    for name, samples in found["samples"].items():
+        minutes = [at / 60 for at, _ in samples]
+        axes.plot(minutes, [resident for _, resident in samples], label=name)
     axes.set(xlabel="minutes", ylabel="resident, MB", ylim=(0, None))
     axes.legend(loc="lower right")
     save(figure, picture)

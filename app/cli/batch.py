@@ -177,7 +177,7 @@ class Watch:
             err.show_cursor()
             os._exit(INTERRUPTED)  # as good as any other end: what is written stands
         if self.signals == 1:
-            err.print(Text("Ending. Again to give up what is under way, thrice to end now.", "dim"))
+            err.print(Text("Ending. Again to end sooner, thrice to end now.", "dim"))
         self.stop()
 
     def summarize(self, *, as_json: bool) -> None:

@@ -36,11 +36,11 @@ def written() -> list[dict[str, Any]]:
     return [json.loads(line) for path in shards_there() for line in path.read_text().splitlines()]
 
 
-def workers(process: asyncio.subprocess.Process) -> list[psutil.Process]:
+def below(process: asyncio.subprocess.Process, *names: str) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            if "ray::MapWorker" in " ".join(child.cmdline()):
+            if any(name in " ".join(child.cmdline()) for name in names):
                 found.append(child)
         except psutil.NoSuchProcess:
             continue
@@ -49,8 +49,9 @@ def workers(process: asyncio.subprocess.Process) -> list[psutil.Process]:
 
 async def command(*options: str, source: Path = SOURCE) -> asyncio.subprocess.Process:
     arguments = ["batch", str(source), str(OUT), "--engine", "ray", "--json", *options]
+    starboard = Path(sys.executable).with_name("starboard")
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "app.cli", *arguments), stdout=asyncio.subprocess.PIPE
+        starboard, *arguments, stdout=asyncio.subprocess.PIPE
     )
 
 
@@ -77,17 +78,20 @@ async def test_killed_workers_and_a_killed_command_cost_no_row_and_double_none(
         configure(database_url, fake.base_url)
         first = await command(*options)
         await come_to(lambda: len(shards_there()) >= 2, first)
-        (killed, other) = workers(first)
+        (killed, other) = below(first, "ray::MapWorker")
         killed.kill()
         await come_to(lambda: len(shards_there()) >= 6, first)
         assert other.is_running()
-        first.kill()  # the machine of the command is gone
+        theirs = below(first, "ray::MapWorker", "import drive", "raylet")
+        assert len(theirs) >= 4
+        first.kill()  # nobody is there any more to end what it started
         await first.communicate()
+        assert not psutil.wait_procs(theirs, timeout=60)[1]
         there = {path: path.read_bytes() for path in shards_there()}
         assert 6 <= len(there) < ROWS // SHARD
         again = await command(*options)
         await come_to(lambda: len(shards_there()) > len(there), again)
-        workers(again)[0].kill()
+        below(again, "ray::MapWorker")[0].kill()
         found = await summary(again)  # and nothing of Ray's on standard output
         asked = Counter(str(request.sent["messages"]) for request in fake.requests)
     assert {path: path.read_bytes() for path in there} == there
@@ -143,8 +147,10 @@ async def test_parquet_comes_in_and_goes_out_and_a_ceiling_is_shared_out(databas
     assert set(bought) <= {answer["id"] for answer in answers}
 
 
-async def test_an_interrupted_command_goes_on(database_url: str) -> None:
+async def test_an_interrupted_command_goes_on_beside_another_app(database_url: str) -> None:
     write(60)
+    Path("app").mkdir()
+    Path("app/__init__.py").touch()
     options = ("--workers", "1", "--shard-rows", "10", "--concurrency", "2")
     async with OpenAICompatibleFake(api_key=None, delay_s=0.1) as fake:
         fake.models = ("m",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from asyncio.subprocess import Process
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from app import clusters
 from app.domain import Message, Prompt
 from app.errors import ConfigurationError
 from app.star.clusters import RaySampler
@@ -59,13 +61,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def processes(name: str = "") -> list[psutil.Process]:
-    """Ours of that name, and theirs; not the one that Python keeps for semaphores."""
+    """Ours of that name, and theirs."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            command = " ".join(process.cmdline())
-            tracker = "resource_tracker" in command
-            if process.status() != psutil.STATUS_ZOMBIE and name in command and not tracker:
+            if process.status() != psutil.STATUS_ZOMBIE and name in " ".join(process.cmdline()):
                 found.append(process)
         except psutil.NoSuchProcess:
             continue
@@ -109,8 +109,22 @@ async def test_a_worker_that_is_killed_costs_nothing(base: str) -> None:
     assert RaySampler(base).name == here.name
 
 
-@pytest.mark.parametrize("until", ["Ray starts", "a worker starts", "a row came"])
-async def test_cancelling_ends_the_cluster(base: str, until: str) -> None:
+@pytest.fixture
+def codes(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """Those that processes which drive Ray end with."""
+    found: list[int | None] = []
+    end = clusters._end
+
+    async def seen(driver: Process) -> int | None:
+        found.append(await end(driver))
+        return found[-1]
+
+    monkeypatch.setattr(clusters, "_end", seen)
+    return found
+
+
+@pytest.mark.parametrize("until", ["import drive", "raylet", "ray::MapWorker", "a row"])
+async def test_cancelling_ends_the_cluster(base: str, codes: list[int | None], until: str) -> None:
     before = {process.pid for process in processes()}
     came = asyncio.Event()
 
@@ -119,15 +133,47 @@ async def test_cancelling_ends_the_cluster(base: str, until: str) -> None:
             came.set()
 
     sampling = asyncio.create_task(run())
-    if until == "a row came":
+    if until == "a row":
         await came.wait()
-    else:
-        while not processes("raylet" if until == "Ray starts" else "ray::MapWorker"):
-            assert not sampling.done()
-            await asyncio.sleep(0.02)
+    while until != "a row" and not processes(until):
+        assert not sampling.done()
+        await asyncio.sleep(0.02)
     sampling.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sampling
+    assert codes == [0]  # it was not killed
+    assert nothing_is_left(before)
+
+
+async def test_to_cancel_twice_ends_it_at_once(base: str) -> None:
+    before = {process.pid for process in processes()}
+
+    async def run() -> None:
+        async for _ in RaySampler(base, workers=1).sample(SHARDS):
+            sampling.cancel()
+
+    sampling = asyncio.create_task(run())
+    while not sampling.cancelling():
+        await asyncio.sleep(0.02)
+    sampling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sampling
+    assert not processes("import drive")
+    assert nothing_is_left(before)
+
+
+async def test_items_of_megabytes_are_taken_and_may_be_given_up(
+    base: str, codes: list[int | None]
+) -> None:
+    before = {process.pid for process in processes()}
+    shards: Shards = {**SHARDS, 16: [Prompt((Message("user", "a " * 4_000_000),))]}
+    sampling = asyncio.ensure_future(anext(RaySampler(base, workers=1).sample(shards)))
+    while not processes("import drive"):
+        await asyncio.sleep(0.02)
+    sampling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sampling
+    assert codes == [0]
     assert nothing_is_left(before)
 
 
@@ -136,10 +182,10 @@ async def test_a_process_that_ray_ended_is_told_and_leaves_nothing(base: str) ->
 
     async def run() -> None:
         async for _ in RaySampler(base, workers=1).sample(SHARDS):
-            for process in processes("multiprocessing.spawn"):
+            for process in processes("import drive"):
                 process.kill()
 
-    with pytest.raises(ConfigurationError, match="Ray ended the process that it was started in"):
+    with pytest.raises(ConfigurationError, match="process that drives Ray ended with code -9"):
         await run()
     assert nothing_is_left(before)
 
