@@ -31,9 +31,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from processes import children, command, resident_mb
-from report import save
 from results import keep, versions
 
 from tests.fakes.openai_compatible import OpenAICompatibleFake
@@ -243,18 +241,6 @@ def spread(samples: list[Sample]) -> dict[str, float]:
     return {"early": median_mb(second), "late": median_mb(last), "most": round(most, 1)}
 
 
-def draw(found: dict[str, Any], picture: Path) -> None:
-    """Resident memory over time, a line for each process of the batch."""
-    figure = Figure((7, 3), layout="constrained")
-    axes = figure.add_subplot()
-    for name, samples in found["samples"].items():
-        minutes = [at / 60 for at, _ in samples]
-        axes.plot(minutes, [resident for _, resident in samples], label=name)
-    axes.set(xlabel="minutes", ylabel="resident, MB", ylim=(0, None))
-    axes.legend(loc="lower right")
-    save(figure, picture)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=100_000)
@@ -264,7 +250,6 @@ def main() -> None:
     parser.add_argument("--shard-rows", type=int, default=256)
     parser.add_argument("--folder", type=Path, help="where to work; default: one that is removed")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
-    parser.add_argument("--picture", type=Path, help="draw memory over time there, as SVG")
     given = parser.parse_args()
     given.output = "out" if given.engine == "ray" else "out.jsonl"
     with tempfile.TemporaryDirectory(prefix="batch-") as temporary:
@@ -273,8 +258,6 @@ def main() -> None:
         found = measure(given, folder)
     if given.out:
         keep(given.out, found, versions("starboard"))
-    if given.picture:
-        draw(found, given.picture)
     for name, value in found.items():
         if name != "samples":
             print(f"{name:18} {value}")

@@ -24,7 +24,7 @@ from estimates import least_squares, median
 from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = (DOCS / "benchmarks.md", DOCS / "chaos.md")
+PAGES = (DOCS / "benchmarks.md", DOCS / "chaos.md", DOCS / "batch.md")
 DIRECT = {"starboard": "scored_s", "bare": "scored_s", "litellm": "unscored_s"}  # the same calls
 CALLED = {
     "starboard": "Starboard",
@@ -288,6 +288,40 @@ def _chaos_cells(row: Found) -> Iterator[str]:
                 yield f"{count:,}"
 
 
+def batch_table(found: Found) -> str:
+    """ "Early" and "late" are medians of the second and of the last tenth of a process's life."""
+    killed = " and ".join(f"{rows:,}" for rows in found["killed_at"])
+    local = found["engine"] == "local"
+    whose, at = ("the command", "once") if local else ("one of two workers", "each worker")
+    rows = [
+        (f"kill -9 of {whose}, rows written by then", killed),
+        ("rows in the output, each in its place", f"{found['rows']:,}"),
+        ("different answers there", f"{found['distinct_answers']:,}"),
+        ("answers in the store", f"{found['stored']:,}"),
+        ("calls to the member", f"{found['calls']:,}"),
+        ("rows a second, starts included", f"{found['rows_per_s']:,.0f}"),
+        ("output, MB", f"{found['output_mb']:.0f}"),
+        *(
+            (f"resident, MB: {name}", f"{one['early']:.0f} early, {one['late']:.0f} late")
+            for name, one in found["rss_mb"].items()
+        ),
+    ]
+    took = f"{found['rows']:,} rows in {found['seconds']:.0f} s"
+    return lines_of((took, f"{found['concurrency']} under way at {at}"), rows)
+
+
+def draw_batch(found: Found) -> Figure:
+    figure = Figure((7, 3), layout="constrained")
+    axes = figure.add_subplot()
+    for name, samples in found["samples"].items():
+        minutes = [at / 60 for at, _ in samples]
+        axes.plot(minutes, [resident for _, resident in samples], label=name)
+    axes.set(xlabel="minutes", ylabel="resident, MB", ylim=(0, None))
+    axes.legend(loc="lower right", fontsize=8)
+    _plain(axes)
+    return figure
+
+
 def draw_overhead(found: Found) -> Figure:
     """The medians, with the least and the greatest round."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -412,6 +446,10 @@ SECTIONS: Mapping[str, Section] = {
     },
     "embedded-engine": Section(engine_table),
     "chaos": Section(chaos_table),
+    **{
+        f"batch-{engine}": Section(batch_table, draw_batch, "Memory of each process over time")
+        for engine in ("local", "ray")
+    },
 }
 
 if __name__ == "__main__":
