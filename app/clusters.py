@@ -22,6 +22,7 @@ import threading
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -33,7 +34,14 @@ from app.model_folders import require
 
 OBJECT_STORE_BYTES = 128 * 2**20
 KNOCK_S = 10.0
-END_S = 30.0
+END_S = 60.0
+BEGIN = """
+import os, pickle, sys
+asked = os.fdopen(os.dup(0), "rb")
+sys.path[:] = pickle.load(asked)
+from app.clusters import drive
+drive(asked)
+"""
 LENGTH = Struct("!Q")
 
 Row = Mapping[str, Any]
@@ -60,7 +68,7 @@ class Cluster:
     ) -> AsyncGenerator[Row, None]:
         """The rows that `worker(*arguments)` makes of the items, as they come, in any order. It is
         called with one item: a list of length 1 for each of its keys, and returns the like. It must
-        be found by its module's name, which `__main__` is not, and any path be absolute.
+        be found by its module's name, which `__main__` is not.
 
         Raises `ConfigurationError` if there is no cluster, or its workers cannot go on: `what`
         says in the message whose they are. To cancel this ends them in the middle of their items,
@@ -68,22 +76,24 @@ class Cluster:
         """
         if not items:
             return
-        begin = f"import sys; sys.path[:] = {sys.path!r}; from app.clusters import drive; drive()"
         driver = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", begin), stdin=PIPE, stdout=PIPE, start_new_session=True
+            *(sys.executable, "-c", BEGIN), stdin=PIPE, stdout=PIPE, start_new_session=True
         )
         assert driver.stdin
         assert driver.stdout
         try:
-            driver.stdin.write(pickle.dumps((self, items, worker, arguments)))
+            asked = self, items, worker, arguments
+            driver.stdin.write(pickle.dumps(sys.path) + pickle.dumps(asked))
             await driver.stdin.drain()
             while isinstance(said := await _said(driver.stdout), Mapping):
                 yield said
+            if isinstance(said, ConfigurationError):
+                raise said
             if said is not None:
                 raise ConfigurationError(f"the workers of {what} cannot go on: {said}")
         except (asyncio.IncompleteReadError, ConnectionError) as error:
-            ended = f"the process that drives Ray ended with code {await _end(driver)}"
-            raise ConfigurationError(f"the workers of {what} cannot go on: {ended}") from error
+            ended = f"the process that drives Ray for {what} ended with code {await _end(driver)}"
+            raise ConfigurationError(f"{ended}: the same command goes on") from error
         finally:
             await _end(driver)
 
@@ -109,10 +119,11 @@ async def _end(driver: Process) -> int | None:
     return driver.returncode
 
 
-def drive() -> None:
-    """Of the process that drives Ray: write the rows of what stands on standard input to standard
-    output, and None; or what to tell the user, if they cannot be had."""
-    asked, rows = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+def drive(asked: BinaryIO) -> None:
+    """Of the process that drives Ray: write the rows of what is asked to standard output, and None;
+    or, if they cannot be had, the `ConfigurationError`, or what else to tell the user."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have come ignored
+    rows = os.fdopen(os.dup(1), "wb")
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)  # where Ray may print
@@ -124,31 +135,48 @@ def drive() -> None:
 
     try:
         cluster, items, worker, arguments = pickle.load(asked)  # noqa: S301 - our parent's
+        connected = threading.Event()
+        threading.Thread(target=_follow, args=(asked, connected), daemon=True).start()
         require("work on a cluster", "ray", "ray.data", extra="ray")
-        # There Ray has its workers look for modules first, and ours may hold another `app`.
+        # Ray has its workers look for modules there first, and ours may hold another `app`.
+        home = os.getcwd()
         os.chdir(Path(__file__).parent.parent)
         _connect(cluster)
-        # Not before: interrupted while it starts, Ray leaves processes behind.
-        threading.Thread(target=_follow, args=(asked,), daemon=True).start()
-        for row in _rows(cluster, items, worker, arguments):
+        connected.set()
+        for row in _rows(cluster, items, (home, worker, *arguments)):
             say(row)
         say(None)
-    except (KeyboardInterrupt, BrokenPipeError):  # the parent has had enough, or is gone
+    except KeyboardInterrupt:  # by `_follow`
         pass
     except Exception as error:  # of any kind: it belongs to the parent
-        say((str(error).strip() or type(error).__name__).splitlines()[-1])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with suppress(BrokenPipeError):
+            say(_told(error))
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if "ray" in sys.modules:
             sys.modules["ray"].shutdown()
+        with suppress(BrokenPipeError):
+            rows.close()
 
 
-def _follow(asked: BinaryIO) -> None:
+def _follow(asked: BinaryIO, connected: threading.Event) -> None:
     """Interrupt the main thread once the parent has closed its end, or is gone."""
     asked.read()
+    connected.wait(END_S)  # interrupted while it starts, Ray leaves processes behind
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(END_S)
     os._exit(1)
+
+
+def _told(error: Exception) -> ConfigurationError | str:
+    if type(error) is ConfigurationError:  # not Ray's, of a worker's: it has that class too
+        return error
+    from ray.exceptions import RayError
+
+    if isinstance(error, RayError) and str(error).strip():
+        return str(error).strip().splitlines()[-1]  # of a traceback
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _connect(cluster: Cluster) -> None:
@@ -181,9 +209,21 @@ def _knock(address: str) -> None:
         raise ConfigurationError(f"no Ray cluster answers at {address}: {error}") from error
 
 
-def _rows(
-    cluster: Cluster, items: Sequence[Row], worker: type, arguments: tuple[object, ...]
-) -> Iterator[Row]:
+class _Worker:
+    """A worker in the folder of the command, if its machine has one of that name."""
+
+    def __init__(self, home: str, worker: type, *arguments: object) -> None:
+        with suppress(FileNotFoundError):
+            os.chdir(home)
+        self.worker = worker(*arguments)
+
+    def __call__(self, rows: Mapping[str, Any]) -> Mapping[str, Any]:
+        made: Mapping[str, Any] = self.worker(rows)
+        return made
+
+
+def _rows(cluster: Cluster, items: Sequence[Row], arguments: tuple[object, ...]) -> Iterator[Row]:
+    """Those of `_Worker(*arguments)`."""
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -191,7 +231,7 @@ def _rows(
     blocks = (
         ray.data.from_items(list(items), override_num_blocks=len(items))
         .map_batches(
-            worker,
+            _Worker,
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=cluster.workers),
             fn_constructor_args=arguments,

@@ -41,14 +41,10 @@ class RaySampler:
             for number, prompts in shards.items()
         ]
         cluster = Cluster(self.workers, self.cpus, self.gpus, self.address)
-        opened = self._base(), self.adapter, self.seed, self.batch
+        opened = self.base, self.adapter, self.seed, self.batch
         async with aclosing(cluster.rows(asked, _Worker, *opened, what=self.name)) as rows:
             async for row in rows:
                 yield row["number"], pickle.loads(row["outcomes"])  # noqa: S301 - our own workers'
-
-    def _base(self) -> str:
-        """A name on the hub, or an absolute path."""
-        return str(Path(self.base).resolve()) if Path(self.base).is_dir() else self.base
 
 
 class _Worker:
