@@ -242,13 +242,21 @@ def spread(samples: list[Sample]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--kills", type=int, default=2)
-    parser.add_argument("--concurrency", type=int, default=32)
-    parser.add_argument("--engine", choices=("local", "ray"), default="local")
-    parser.add_argument("--shard-rows", type=int, default=256)
-    parser.add_argument("--folder", type=Path, help="where to work; default: one that is removed")
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=100_000, help="of the input")
+    parser.add_argument("--kills", type=int, default=2, help="spread over the rows")
+    parser.add_argument(
+        "--concurrency", type=int, default=32, help="rows at once, of each worker on Ray"
+    )
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="one process, or two workers"
+    )
+    parser.add_argument("--shard-rows", type=int, default=256, help="on Ray")
+    parser.add_argument(
+        "--folder", type=Path, help="where to work; one that is removed, if not named"
+    )
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     given = parser.parse_args()
     given.output = "out" if given.engine == "ray" else "out.jsonl"

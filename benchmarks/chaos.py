@@ -100,18 +100,22 @@ async def run(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument(
         "--minutes",
         type=float,
         default=15,
-        help="of load, all phases together; to come to rest takes as long again",
+        help="of load, all phases together; with the waits for rest it takes some four times that",
     )
     parser.add_argument("--seed", type=int, default=7, help="of what is drawn on our side")
-    parser.add_argument("--clients", type=int, default=12)
-    parser.add_argument("--store", nargs="+", choices=list(SCHEDULES), default=list(SCHEDULES))
+    parser.add_argument("--clients", type=int, default=12, help="at once")
+    parser.add_argument(
+        "--store", nargs="+", choices=list(SCHEDULES), default=list(SCHEDULES), help="both, or one"
+    )
     names = list(dict.fromkeys(phase.name for phases in SCHEDULES.values() for phase in phases))
-    said = f"of these, in quotes; default: all: {', '.join(names)}"
+    said = f"of these, in quotes; all, if none is named: {'; '.join(names)}"
     parser.add_argument("--only", nargs="+", metavar="PHASE", choices=names, help=said)
     parser.add_argument("--faketime", type=Path, default=FAKETIME, help="libfaketimeMT.so.1")
     parser.add_argument("--out", type=Path, help="a JSON file to write")

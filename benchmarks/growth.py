@@ -45,12 +45,14 @@ SIZES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("part", choices=SIZES)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("part", choices=SIZES, help="what grows")
     parser.add_argument("--starts", type=int, default=1, help="of each service")
     parser.add_argument("--rounds", type=int, default=15, help="after each start")
     parser.add_argument("--answers", type=int, default=200, help="in each round, of each size")
-    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--clients", type=int, default=16, help="at once")
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     given = parser.parse_args()
     with TemporaryDirectory() as kept:

@@ -96,11 +96,18 @@ Starter = Callable[[Path, Mapping[str, str]], "Service"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--litellm", type=Path, help="LiteLLM's command")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--answers", type=int, default=200, help="in each round, of each contender")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 128])
+    parser.add_argument("--rounds", type=int, default=7, help="of each cell of the table")
+    parser.add_argument(
+        "--answers",
+        type=int,
+        default=200,
+        help="in each round, of each contender; at most 40 a client where upstreams are slow",
+    )
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 128], help="at once")
     parser.add_argument("--delays", type=float, nargs="+", default=[0.0, 0.2], help="seconds")
     parser.add_argument("--out", type=Path, help="a JSON file to write")
     given = parser.parse_args()

@@ -288,10 +288,12 @@ def verdict(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--minutes", type=float, default=20)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=20, help="that are measured")
     parser.add_argument("--warm-up", type=float, default=10, help="minutes before those")
-    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--clients", type=int, default=16, help="at once")
     parser.add_argument("--pause", type=float, default=0.7, help="seconds on average, of a client")
     parser.add_argument("--every", type=float, default=5, help="seconds between samples")
     parser.add_argument("--fault-every", type=int, default=5, help="seconds")
