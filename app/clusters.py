@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 import pickle
+import re
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from struct import Struct
 from typing import Any, BinaryIO
@@ -36,12 +38,15 @@ OBJECT_STORE_BYTES = 128 * 2**20
 KNOCK_S = 10.0
 END_S = 60.0
 BEGIN = """
-import os, pickle, sys
+import sys
+del sys.path[0]  # the folder of the command
+import os, pickle
 asked = os.fdopen(os.dup(0), "rb")
 sys.path[:] = pickle.load(asked)
 from app.clusters import drive
 drive(asked)
 """
+RAISED = re.compile(r"^[\w.]*(Error|Exception)\b", re.MULTILINE)
 LENGTH = Struct("!Q")
 
 Row = Mapping[str, Any]
@@ -93,7 +98,7 @@ class Cluster:
                 raise ConfigurationError(f"the workers of {what} cannot go on: {said}")
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             ended = f"the process that drives Ray for {what} ended with code {await _end(driver)}"
-            raise ConfigurationError(f"{ended}: the same command goes on") from error
+            raise ConfigurationError(f"{ended}: try the same command again") from error
         finally:
             await _end(driver)
 
@@ -134,10 +139,10 @@ def drive(asked: BinaryIO) -> None:
         rows.flush()
 
     try:
+        require("work on a cluster", "ray", "ray.data", extra="ray")
         cluster, items, worker, arguments = pickle.load(asked)  # noqa: S301 - our parent's
         connected = threading.Event()
         threading.Thread(target=_follow, args=(asked, connected), daemon=True).start()
-        require("work on a cluster", "ray", "ray.data", extra="ray")
         # Ray has its workers look for modules there first, and ours may hold another `app`.
         home = os.getcwd()
         os.chdir(Path(__file__).parent.parent)
@@ -174,9 +179,9 @@ def _told(error: Exception) -> ConfigurationError | str:
         return error
     from ray.exceptions import RayError
 
-    if isinstance(error, RayError) and str(error).strip():
-        return str(error).strip().splitlines()[-1]  # of a traceback
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    told = str(error) if isinstance(error, RayError) else f"{type(error).__name__}: {error}"
+    # Ray's own hold a worker's traceback, which ends with the error and what it says.
+    return " ".join(told[[0, *(one.start() for one in RAISED.finditer(told))][-1] :].split())
 
 
 def _connect(cluster: Cluster) -> None:
@@ -191,7 +196,7 @@ def _connect(cluster: Cluster) -> None:
         return
     ray.init(
         "local",
-        num_cpus=max(1, round(cluster.workers * cluster.cpus)),
+        num_cpus=max(1, ceil(cluster.workers * cluster.cpus)),
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
         **quiet,
@@ -210,10 +215,10 @@ def _knock(address: str) -> None:
 
 
 class _Worker:
-    """A worker in the folder of the command, if its machine has one of that name."""
+    """A worker in the folder of the command, if it can go there."""
 
     def __init__(self, home: str, worker: type, *arguments: object) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             os.chdir(home)
         self.worker = worker(*arguments)
 

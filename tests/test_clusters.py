@@ -24,6 +24,7 @@ from app import clusters
 from app.clusters import Cluster
 from app.errors import ConfigurationError
 
+AGENT = "Agent"  # Ray's see in a minute or so that all else was killed
 MARK = "STARBOARD_TEST_OF_CLUSTERS"
 ITEMS = [{"number": number, "wait_s": 0.2} for number in range(40)]
 
@@ -38,7 +39,7 @@ class Worker:
 
 class Refusing:
     def __init__(self) -> None:
-        raise ConfigurationError("it does not open")
+        raise ConfigurationError("it does not open\nfor want of a key")
 
     def __call__(self, rows: Mapping[str, Any]) -> Mapping[str, Any]:
         return rows
@@ -49,6 +50,7 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> str:
     """What all processes inherit that a test starts, however they are related to it."""
     mark = uuid4().hex
     monkeypatch.setenv(MARK, mark)
+    monkeypatch.setenv("SPT_NOENV", "1")  # processes that name themselves would overwrite it
     return mark
 
 
@@ -64,7 +66,8 @@ def marked(mark: str) -> Marked:
         for process in psutil.process_iter():
             try:
                 ours = process.environ().get(MARK) == mark and process.pid != os.getpid()
-                if ours and part in " ".join(process.cmdline()):
+                alive = process.status() != psutil.STATUS_ZOMBIE
+                if ours and alive and part in " ".join(process.cmdline()):
                     those.append(process)
             except psutil.Error:  # it has ended, or is somebody else's
                 continue
@@ -75,26 +78,31 @@ def marked(mark: str) -> Marked:
 
 @pytest.fixture
 def drivers(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
-    """Processes that drive Ray, once they are being ended. They may take their time."""
+    """Processes that drive Ray. Nobody but themselves ends them for taking their time."""
     found: list[Process] = []
-    end = clusters._end
+    start = asyncio.create_subprocess_exec
 
-    async def seen(driver: Process) -> int | None:
-        found.append(driver)
-        return await end(driver)
+    async def seen(*command: str, **named: Any) -> Process:
+        found.append(await start(*command, **named))
+        return found[-1]
 
-    monkeypatch.setattr(clusters, "_end", seen)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", seen)
     monkeypatch.setattr(clusters, "END_S", 600)
     return found
 
 
-def nothing_is_left(marked: Marked) -> bool:
-    """After a while at most: when Ray's daemons are gone, its agents see it in up to a minute."""
-    return not psutil.wait_procs(marked(""), timeout=180)[1]
+def nothing_is_left(marked: Marked, *, but: str = "nothing") -> bool:
+    """After a while at most."""
+    until = time.monotonic() + 120
+    while {one.pid for one in marked("")} - {one.pid for one in marked(but)}:
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
-async def asked(items: list[dict[str, Any]], workers: int = 1) -> list[Mapping[str, Any]]:
-    return [row async for row in Cluster(workers).rows(items, Worker, what="the test")]
+async def asked(items: list[dict[str, Any]], cpus: float = 1) -> list[Mapping[str, Any]]:
+    return [row async for row in Cluster(1, cpus).rows(items, Worker, what="the test")]
 
 
 async def come_to(condition: Callable[[], object], unless: asyncio.Task[Any]) -> None:
@@ -120,7 +128,7 @@ async def test_rows_come_as_they_are_done_from_workers_in_our_folder(
 
 async def test_rows_of_megabytes() -> None:
     text = "é" * 4_000_000
-    (row,) = await asked([{"text": text}])
+    (row,) = await asked([{"text": text}], cpus=1.4)
     assert row["text"] == text
 
 
@@ -129,7 +137,7 @@ async def test_nothing_to_do_starts_nothing(marked: Marked) -> None:
     assert not marked("")
 
 
-@pytest.mark.parametrize("until", ["import drive", "raylet", "ray::MapWorker", "a row"])
+@pytest.mark.parametrize("until", ["it begins", "raylet", "ray::MapWorker", "a row"])
 async def test_cancelling_ends_it(marked: Marked, drivers: list[Process], until: str) -> None:
     came = asyncio.Event()
 
@@ -138,7 +146,8 @@ async def test_cancelling_ends_it(marked: Marked, drivers: list[Process], until:
             came.set()
 
     running = asyncio.create_task(run())
-    await come_to(lambda: came.is_set() if until == "a row" else marked(until), running)
+    come = {"it begins": lambda: drivers, "a row": came.is_set}
+    await come_to(come.get(until, lambda: marked(until)), running)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -150,19 +159,19 @@ async def test_cancelling_again_ends_it_at_once(marked: Marked, drivers: list[Pr
     running = asyncio.create_task(asked(ITEMS))
     await come_to(lambda: marked("ray::MapWorker"), running)
     running.cancel()
-    await come_to(lambda: drivers, running)
+    await come_to(lambda: drivers[0].stdin and drivers[0].stdin.is_closing(), running)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert drivers[0].returncode == -signal.SIGKILL
-    assert nothing_is_left(marked)
+    assert nothing_is_left(marked, but=AGENT)
 
 
 async def test_items_that_are_still_being_sent_are_given_up(
     marked: Marked, drivers: list[Process]
 ) -> None:
     running = asyncio.create_task(asked([{"text": "x" * 100_000_000}]))
-    await come_to(lambda: marked("import drive"), running)
+    await come_to(lambda: drivers, running)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -177,7 +186,7 @@ async def test_a_driver_that_ray_ends_is_told(marked: Marked) -> None:
     driver.kill()
     with pytest.raises(ConfigurationError, match=r"drives Ray for the test ended with code -9"):
         await running
-    assert nothing_is_left(marked)
+    assert nothing_is_left(marked, but=AGENT)
 
 
 @pytest.mark.parametrize("until", ["import drive", "raylet", "ray::MapWorker"])
@@ -189,14 +198,14 @@ async def test_whoever_asked_is_killed(marked: Marked, until: str) -> None:
         *(sys.executable, "-c", script), cwd=Path(__file__).parents[1]
     )
     ended = asyncio.create_task(process.wait())
-    await come_to(lambda: [one for one in marked(until) if one.pid != process.pid], ended)
+    await come_to(lambda: marked(until), ended)
     process.kill()
     await ended
-    assert nothing_is_left(marked)
+    assert nothing_is_left(marked, but=AGENT)
 
 
 async def test_what_workers_raise_is_told(marked: Marked) -> None:
-    told = r"^the workers of the test cannot go on: app\.errors\.ConfigurationError: it does not op"
+    told = r"on: app\.errors\.ConfigurationError: it does not open for want of a key$"
     with pytest.raises(ConfigurationError, match=told):
         async for _ in Cluster(1).rows(ITEMS, Refusing, what="the test"):
             pass
