@@ -243,7 +243,7 @@ def _rows(cluster: Cluster, items: Sequence[Row], arguments: tuple[object, ...])
             num_cpus=cluster.cpus,
             num_gpus=cluster.gpus,
         )
-        # Not `iter_rows`: it holds a row back until the next one is there.
+        # Not `iter_rows`: it always holds a row back until the next one is there; this only may.
         .iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
     )
     for block in blocks:

@@ -289,7 +289,6 @@ def _chaos_cells(row: Found) -> Iterator[str]:
 
 
 def batch_table(found: Found) -> str:
-    """ "Early" and "late" are medians of the second and of the last tenth of a process's life."""
     killed = " and ".join(f"{rows:,}" for rows in found["killed_at"])
     local = found["engine"] == "local"
     whose, at = ("the command", "once") if local else ("one of two workers", "each worker")
